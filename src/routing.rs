@@ -1,0 +1,8 @@
+//! Routing: how an event's name is found in a message, and which route takes it.
+//! Knows messages; must not know upstream clients, sockets or configuration files.
+
+pub mod pattern;
+pub mod pointer;
+
+pub use pattern::{InvalidPattern, Pattern};
+pub use pointer::{EventName, InvalidPointer, Pointer};

@@ -1,0 +1,107 @@
+//! One generation of endpoints, routes, schemas and upstreams: immutable, swapped whole.
+//! Knows the rows above; must not know sockets, files or how a configuration is written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::routing::{EventName, Pattern};
+use crate::schema::Schema;
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Upstream, UpstreamError};
+
+/// What to do with a payload that does not fit its schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validate {
+    /// Refuse it.
+    Enforce,
+    /// Count it, log it, and let it pass.
+    Report,
+}
+
+/// What a client hears when its message was not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// An error frame; the socket stays open.
+    Error,
+    /// Close 4005, so that the client reconnects and sends again.
+    Close,
+}
+
+/// Heartbeat settings. Any inbound byte counts as alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Silence after which a ping is sent.
+    pub interval: Duration,
+    /// How long a ping may stay without any byte before it counts as missed.
+    pub timeout: Duration,
+    /// Missed pings after which the connection is closed with 4000.
+    pub misses: u32,
+}
+
+/// Limits of one endpoint, counted on decoded frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one message; a larger one closes with 1009.
+    pub message_size: usize,
+    /// Bytes that may wait for the client to read; over it the client is cut with 4001.
+    pub send_buffer: usize,
+    /// Bytes that are read ahead while the in-flight window is full.
+    pub receive_buffer: usize,
+    /// Messages per second of one connection, with a burst of one second's worth; none is unlimited.
+    pub messages_per_second: Option<u32>,
+    /// Open connections on this endpoint; one more is refused with 503.
+    pub connections: usize,
+    /// Refused messages after which the connection is closed with 4501; none never closes.
+    pub invalid_messages: Option<u32>,
+    /// Groups that one connection may be in.
+    pub groups: usize,
+}
+
+/// One endpoint, with its schemas compiled and its upstreams by name.
+#[derive(Clone)]
+pub struct EndpointDraft {
+    pub path: Arc<str>,
+    pub event: EventName,
+    /// Name of the upstream asked at connect.
+    pub connect: Option<String>,
+    /// Name of the upstream told at disconnect.
+    pub disconnect: Option<String>,
+    pub heartbeat: Heartbeat,
+    pub limits: Limits,
+    pub idle_timeout: Option<Duration>,
+    pub lifetime: Option<Duration>,
+    /// Allowed `Origin` values; empty allows every one. A request without `Origin` (not a browser) passes.
+    pub origins: Vec<String>,
+    /// Subprotocols in the server's order of preference.
+    pub subprotocols: Vec<String>,
+    pub validate: Validate,
+    pub push_schema: Option<Arc<Schema>>,
+    pub routes: Vec<RouteDraft>,
+}
+
+/// One route as the configuration gives it.
+#[derive(Clone)]
+pub struct RouteDraft {
+    pub event: Pattern,
+    pub schema: Option<Arc<Schema>>,
+    pub reply_schema: Option<Arc<Schema>>,
+    /// The endpoint's, unless the route says otherwise.
+    pub validate: Validate,
+    /// Name of an upstream; the configuration has checked that it exists.
+    pub upstream: String,
+    /// Calls of one connection on this route at once; 1 keeps strict order.
+    pub in_flight: usize,
+    /// Overrides the upstream's deadline.
+    pub deadline: Option<Duration>,
+    pub on_failure: OnFailure,
+}
+
+/// Everything that a reload may change, checked but not yet connected.
+#[derive(Clone)]
+pub struct Draft {
+    pub endpoints: Vec<EndpointDraft>,
+    pub upstreams: BTreeMap<String, upstream::Settings>,
+    /// Hash of the configuration's text and of every file that it names, hexadecimal.
+    pub hash: String,
+}

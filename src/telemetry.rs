@@ -1,0 +1,8 @@
+//! What is seen from outside: metrics, logs and spans. Knows names and numbers; must not know the domain's types.
+
+pub mod logging;
+pub mod metrics;
+pub mod spans;
+
+pub use metrics::{Metrics, RouteMetrics};
+pub use spans::{Span, Spans};

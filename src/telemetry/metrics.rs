@@ -1,0 +1,176 @@
+//! Every metric that Holdfast exports, by the conventions of Prometheus. Label sets are bounded: their values come from the
+//! configuration and from fixed lists, never from a client. Knows names and numbers; must not know the domain's types.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+type Counters<L> = Family<L, Counter>;
+type Gauges<L> = Family<L, Gauge>;
+type Histograms<L> = Family<L, Histogram, Buckets>;
+pub type Label = std::sync::Arc<str>;
+
+/// Latency buckets, in seconds: half a millisecond to the default deadline.
+const LATENCY_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 30.0];
+
+/// Makes histograms with the latency buckets.
+#[derive(Clone, Default)]
+pub struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(LATENCY_SECONDS)
+    }
+}
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident),+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+        pub struct $name { $(pub $field: Label),+ }
+    )+};
+}
+
+labels! {
+    EndpointLabel { endpoint }
+    EndpointCause { endpoint, cause }
+    HandshakeLabel { endpoint, status }
+    RouteLabel { endpoint, route }
+    RouteOutcome { endpoint, route, outcome }
+    /// `direction` is `message`, `reply` or `push`; `mode` is `enforce` or `report`.
+    ViolationLabel { endpoint, route, direction, mode }
+    CommandLabel { kind, outcome }
+    UpstreamLabel { upstream }
+    UpstreamOutcome { upstream, outcome }
+    UpstreamAddress { upstream, address }
+    OutcomeLabel { outcome }
+    KindLabel { kind }
+}
+
+/// All metrics of one process. Handles are atomics: clone one out of its family where it is used often.
+pub struct Metrics {
+    registry: Registry,
+    /// Open WebSocket connections.
+    pub connections: Gauges<EndpointLabel>,
+    pub connections_opened: Counters<EndpointLabel>,
+    pub connections_closed: Counters<EndpointCause>,
+    pub handshakes: Counters<HandshakeLabel>,
+    pub accept_errors: Counters<KindLabel>,
+    /// Events by route and outcome; `route` is the pattern, or `$connect`, `$disconnect`, `$none`.
+    pub events: Counters<RouteOutcome>,
+    pub event_duration: Histograms<RouteLabel>,
+    pub schema_violations: Counters<ViolationLabel>,
+    pub commands: Counters<CommandLabel>,
+    pub messages_received: Counters<EndpointLabel>,
+    pub messages_sent: Counters<EndpointLabel>,
+    pub received_bytes: Counters<EndpointLabel>,
+    pub sent_bytes: Counters<EndpointLabel>,
+    /// Bytes waiting in mailboxes; set when metrics are read.
+    pub mailbox_bytes: Gauge,
+    pub slow_consumers: Counters<EndpointLabel>,
+    pub reloads: Counters<OutcomeLabel>,
+    pub config_generation: Gauge,
+    pub config_loaded_seconds: Gauge<f64, AtomicU64>,
+    pub upstream_attempts: Counters<UpstreamOutcome>,
+    pub upstream_attempt_duration: Histograms<UpstreamLabel>,
+    pub upstream_in_flight: Gauges<UpstreamLabel>,
+    pub upstream_waiting: Gauges<UpstreamLabel>,
+    /// 0 closed, 1 half open (probing), 2 open.
+    pub breaker_state: Family<UpstreamAddress, Gauge<i64, AtomicI64>>,
+    pub spans_dropped: Counter,
+}
+
+impl Metrics {
+    /// Makes and registers every metric.
+    pub fn new() -> Self {
+        let mut r = Registry::with_prefix("holdfast");
+        let build = Gauges::<KindLabel>::default();
+        build.get_or_create(&KindLabel { kind: env!("CARGO_PKG_VERSION").into() }).set(1);
+        r.register("build_info", "The running version, as the label `kind`", build);
+        Self {
+            connections: add(&mut r, "connections", "Open WebSocket connections"),
+            connections_opened: add(&mut r, "connections_opened", "Connections accepted"),
+            connections_closed: add(&mut r, "connections_closed", "Connections ended, by cause"),
+            handshakes: add(
+                &mut r,
+                "handshakes",
+                "Handshakes by HTTP status; an unknown path has the endpoint `$none`",
+            ),
+            accept_errors: add(&mut r, "accept_errors", "Failures to accept a TCP connection"),
+            events: add(&mut r, "events", "Events by route and outcome"),
+            event_duration: add_seconds(&mut r, "event_duration", "From a message's receipt to its verdict"),
+            schema_violations: add(&mut r, "schema_violations", "Payloads that do not fit their schema"),
+            commands: add(&mut r, "commands", "Commands by kind and outcome"),
+            messages_received: add(&mut r, "messages_received", "Messages read from clients"),
+            messages_sent: add(&mut r, "messages_sent", "Messages written to clients"),
+            received_bytes: add(&mut r, "received_bytes", "Payload bytes read from clients"),
+            sent_bytes: add(&mut r, "sent_bytes", "Payload bytes written to clients"),
+            mailbox_bytes: add(&mut r, "mailbox_bytes", "Bytes waiting for clients to read"),
+            slow_consumers: add(&mut r, "slow_consumers", "Connections cut because their client did not read"),
+            reloads: add(&mut r, "config_reloads", "Reloads by outcome: applied, unchanged or refused"),
+            config_generation: add(&mut r, "config_generation", "Generation of the configuration in use"),
+            config_loaded_seconds: add(&mut r, "config_loaded_timestamp_seconds", "Unix time when it was loaded"),
+            upstream_attempts: add(&mut r, "upstream_attempts", "Attempts by outcome"),
+            upstream_attempt_duration: add_seconds(&mut r, "upstream_attempt_duration", "Duration of one attempt"),
+            upstream_in_flight: add(&mut r, "upstream_in_flight", "Attempts on the wire"),
+            upstream_waiting: add(&mut r, "upstream_waiting", "Calls that wait for the upstream's concurrency"),
+            breaker_state: add(&mut r, "breaker_state", "0 closed, 1 half open, 2 open"),
+            spans_dropped: add(&mut r, "spans_dropped", "Spans dropped because the export queue was full"),
+            registry: r,
+        }
+    }
+
+    /// The text that `/metrics` answers with (OpenMetrics 1.0).
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+
+    /// The handles of one route, taken once for each snapshot so that messages pay for no look-up.
+    pub fn route(&self, endpoint: &Label, route: &Label) -> RouteMetrics {
+        let outcome = |outcome: &str| {
+            let label = RouteOutcome { endpoint: endpoint.clone(), route: route.clone(), outcome: outcome.into() };
+            self.events.get_or_create_owned(&label)
+        };
+        let label = RouteLabel { endpoint: endpoint.clone(), route: route.clone() };
+        RouteMetrics { delivered: outcome("delivered"), duration: self.event_duration.get_or_create_owned(&label) }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The metrics that a route touches for each message.
+#[derive(Clone)]
+pub struct RouteMetrics {
+    pub delivered: Counter,
+    pub duration: Histogram,
+}
+
+fn add<M>(registry: &mut Registry, name: &str, help: &str) -> M
+where
+    M: Clone + Default + prometheus_client::registry::Metric,
+{
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn add_seconds<L>(registry: &mut Registry, name: &str, help: &str) -> Histograms<L>
+where
+    L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
+{
+    let metric = Histograms::<L>::new_with_constructor(Buckets);
+    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    metric
+}
