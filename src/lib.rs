@@ -3,10 +3,15 @@
 
 pub mod admin;
 pub mod codes;
+pub mod connection;
+pub mod deliver;
 pub mod drain;
 pub mod ids;
 pub mod listener;
+pub mod mailbox;
 pub mod message;
+pub mod pipeline;
+pub mod registry;
 pub mod routing;
 pub mod schema;
 pub mod snapshot;

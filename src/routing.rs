@@ -3,6 +3,8 @@
 
 pub mod pattern;
 pub mod pointer;
+pub mod table;
 
 pub use pattern::{InvalidPattern, Pattern};
-pub use pointer::{EventName, InvalidPointer, Pointer};
+pub use pointer::{EventName, Found, InvalidPointer, Pointer};
+pub use table::Table;

@@ -1,13 +1,13 @@
 //! One generation of endpoints, routes, schemas and upstreams: immutable, swapped whole.
 //! Knows the rows above; must not know sockets, files or how a configuration is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::routing::{EventName, Pattern};
+use crate::routing::{EventName, Pattern, Table};
 use crate::schema::Schema;
-use crate::telemetry::Metrics;
+use crate::telemetry::{EndpointMetrics, Metrics, RouteMetrics};
 use crate::upstream::{self, Upstream, UpstreamError};
 
 /// What to do with a payload that does not fit its schema.
@@ -104,4 +104,106 @@ pub struct Draft {
     pub upstreams: BTreeMap<String, upstream::Settings>,
     /// Hash of the configuration's text and of every file that it names, hexadecimal.
     pub hash: String,
+}
+
+/// One generation, in use.
+pub struct Snapshot {
+    /// 1 for the configuration that the program started with.
+    pub generation: u64,
+    pub hash: String,
+    pub loaded_at: SystemTime,
+    endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
+    upstreams: BTreeMap<String, Arc<Upstream>>,
+}
+
+/// One endpoint of one generation.
+pub struct Endpoint {
+    pub generation: u64,
+    pub draft: EndpointDraft,
+    pub connect: Option<Arc<Upstream>>,
+    pub disconnect: Option<Arc<Upstream>>,
+    pub metrics: EndpointMetrics,
+    table: Table<Arc<Route>>,
+}
+
+/// One route of one generation.
+pub struct Route {
+    pub draft: RouteDraft,
+    /// The pattern, as metrics and logs name the route.
+    pub label: Arc<str>,
+    pub upstream: Arc<Upstream>,
+    pub metrics: RouteMetrics,
+}
+
+impl Snapshot {
+    /// Builds a generation. Upstreams whose settings equal those of `previous` are kept, with their pools and breakers.
+    /// Needs a tokio runtime.
+    pub fn build(draft: Draft, previous: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Result<Self, UpstreamError> {
+        let generation = previous.map_or(1, |p| p.generation + 1);
+        let mut upstreams = BTreeMap::new();
+        for (name, settings) in draft.upstreams {
+            let kept = previous.and_then(|p| p.upstreams.get(&name)).filter(|old| *old.settings() == settings);
+            let upstream = match kept {
+                Some(kept) => kept.clone(),
+                None => Upstream::new(&name, settings, metrics)?,
+            };
+            upstreams.insert(name, upstream);
+        }
+        let find = |name: &str| {
+            let missing = || UpstreamError { name: name.into(), reason: "expected it under `upstreams`".into() };
+            upstreams.get(name).cloned().ok_or_else(missing)
+        };
+        let mut endpoints = HashMap::new();
+        for endpoint in draft.endpoints {
+            let path = endpoint.path.clone();
+            endpoints.insert(path, Arc::new(Endpoint::build(endpoint, generation, &find, metrics)?));
+        }
+        Ok(Self { generation, hash: draft.hash, loaded_at: SystemTime::now(), endpoints, upstreams })
+    }
+
+    pub fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {
+        self.endpoints.get(path)
+    }
+
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.values()
+    }
+
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+}
+
+impl Endpoint {
+    fn build(
+        draft: EndpointDraft,
+        generation: u64,
+        find: &impl Fn(&str) -> Result<Arc<Upstream>, UpstreamError>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, UpstreamError> {
+        let mut routes = Vec::with_capacity(draft.routes.len());
+        for route in &draft.routes {
+            let label: Arc<str> = route.event.as_str().into();
+            let built = Route {
+                upstream: find(&route.upstream)?,
+                metrics: metrics.route(&draft.path, &label),
+                label,
+                draft: route.clone(),
+            };
+            routes.push((route.event.clone(), Arc::new(built)));
+        }
+        Ok(Self {
+            generation,
+            connect: draft.connect.as_deref().map(find).transpose()?,
+            disconnect: draft.disconnect.as_deref().map(find).transpose()?,
+            metrics: metrics.endpoint(&draft.path),
+            table: Table::new(routes),
+            draft,
+        })
+    }
+
+    /// The route that takes this event name.
+    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
+        self.table.find(name)
+    }
 }

@@ -7,6 +7,7 @@ pub mod http;
 pub mod retry;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -52,6 +53,12 @@ impl Upstream {
 
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// How long an event may take with all its attempts, unless its route says otherwise.
+    pub fn deadline(&self) -> Duration {
+        let Settings::Http(http) = &self.settings;
+        http.deadline
     }
 
     /// Delivers one event: attempts, retries, breaker and balancing, until it is answered or `deadline` has passed.

@@ -34,8 +34,12 @@ impl Pattern {
         &self.text
     }
 
-    /// True if the pattern takes this event name. `$binary` and `$text` are taken only by a pattern that names them,
-    /// and by `*`'s alone only for text.
+    /// True if the pattern has no star, so that it takes only its own text.
+    pub fn is_literal(&self) -> bool {
+        self.parts.len() == 1
+    }
+
+    /// True if the pattern takes this event name. `$binary` is taken only by the route that names it.
     pub fn matches(&self, name: &str) -> bool {
         if name == crate::message::BINARY_EVENT {
             return &*self.text == name;

@@ -142,12 +142,49 @@ impl Metrics {
         let label = RouteLabel { endpoint: endpoint.clone(), route: route.clone() };
         RouteMetrics { delivered: outcome("delivered"), duration: self.event_duration.get_or_create_owned(&label) }
     }
+
+    /// The handles of one endpoint, taken once for each snapshot.
+    pub fn endpoint(&self, endpoint: &Label) -> EndpointMetrics {
+        let label = EndpointLabel { endpoint: endpoint.clone() };
+        EndpointMetrics {
+            connections: self.connections.get_or_create_owned(&label),
+            opened: self.connections_opened.get_or_create_owned(&label),
+            messages_received: self.messages_received.get_or_create_owned(&label),
+            messages_sent: self.messages_sent.get_or_create_owned(&label),
+            received_bytes: self.received_bytes.get_or_create_owned(&label),
+            sent_bytes: self.sent_bytes.get_or_create_owned(&label),
+            slow_consumers: self.slow_consumers.get_or_create_owned(&label),
+        }
+    }
+
+    /// Counts an event that was not delivered, or one of a route without handles.
+    pub fn count_event(&self, endpoint: &Label, route: &str, outcome: &str) {
+        let label = RouteOutcome { endpoint: endpoint.clone(), route: route.into(), outcome: outcome.into() };
+        self.events.get_or_create(&label).inc();
+    }
+
+    /// Counts a command by kind and outcome.
+    pub fn count_command(&self, kind: &str, outcome: &str) {
+        self.commands.get_or_create(&CommandLabel { kind: kind.into(), outcome: outcome.into() }).inc();
+    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The metrics that a connection touches.
+#[derive(Clone)]
+pub struct EndpointMetrics {
+    pub connections: Gauge,
+    pub opened: Counter,
+    pub messages_received: Counter,
+    pub messages_sent: Counter,
+    pub received_bytes: Counter,
+    pub sent_bytes: Counter,
+    pub slow_consumers: Counter,
 }
 
 /// The metrics that a route touches for each message.

@@ -1,0 +1,132 @@
+//! What others may see or change of a connection while it lives: its facts, context, groups and mailbox.
+//! Knows messages; must not know the session that serves it, nor the registry that finds it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::ids::ConnectionId;
+use crate::mailbox::Mailbox;
+
+/// One open connection.
+pub struct Connection {
+    pub id: ConnectionId,
+    /// The endpoint's path.
+    pub endpoint: Arc<str>,
+    pub user: Option<Arc<str>>,
+    pub remote_addr: SocketAddr,
+    pub subprotocol: Option<Arc<str>>,
+    pub opened_at: SystemTime,
+    pub mailbox: Mailbox,
+    /// Messages read from the client.
+    pub received: AtomicU64,
+    /// Messages written to the client.
+    pub sent: AtomicU64,
+    context: Mutex<Option<Arc<str>>>,
+    membership: Mutex<Membership>,
+}
+
+/// The groups of a connection; none once it has left the registry, so that a late join cannot leave a ghost behind.
+struct Membership {
+    groups: Vec<Arc<str>>,
+    groups_max: usize,
+    gone: bool,
+}
+
+/// What became of a join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    New,
+    Already,
+    /// The connection is in as many groups as its endpoint allows.
+    TooMany,
+    Gone,
+}
+
+/// What is needed to make a connection's shared part.
+pub struct Opening {
+    pub id: ConnectionId,
+    pub endpoint: Arc<str>,
+    pub user: Option<Arc<str>>,
+    pub context: Option<Arc<str>>,
+    pub remote_addr: SocketAddr,
+    pub subprotocol: Option<Arc<str>>,
+    /// Bytes that may wait for the client to read.
+    pub send_buffer: usize,
+    pub groups_max: usize,
+}
+
+impl Connection {
+    pub fn new(opening: Opening) -> Arc<Self> {
+        Arc::new(Self {
+            id: opening.id,
+            endpoint: opening.endpoint,
+            user: opening.user,
+            remote_addr: opening.remote_addr,
+            subprotocol: opening.subprotocol,
+            opened_at: SystemTime::now(),
+            mailbox: Mailbox::new(opening.send_buffer),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            context: Mutex::new(opening.context),
+            membership: Mutex::new(Membership { groups: Vec::new(), groups_max: opening.groups_max, gone: false }),
+        })
+    }
+
+    pub fn context(&self) -> Option<Arc<str>> {
+        self.context.lock().clone()
+    }
+
+    /// Replaces the context; an empty one clears it.
+    pub fn set_context(&self, value: Arc<str>) {
+        *self.context.lock() = (!value.is_empty()).then_some(value);
+    }
+
+    pub fn groups(&self) -> Vec<Arc<str>> {
+        self.membership.lock().groups.clone()
+    }
+
+    /// Notes the membership and runs `enter` under the same lock, so that leaving for good cannot come in between.
+    pub fn join(&self, group: &Arc<str>, enter: impl FnOnce()) -> Joined {
+        let mut membership = self.membership.lock();
+        if membership.gone {
+            return Joined::Gone;
+        }
+        if membership.groups.contains(group) {
+            return Joined::Already;
+        }
+        if membership.groups.len() >= membership.groups_max {
+            return Joined::TooMany;
+        }
+        membership.groups.push(group.clone());
+        enter();
+        Joined::New
+    }
+
+    /// Forgets the membership and runs `exit` under the same lock. False if it was in no such group.
+    pub fn leave(&self, group: &str, exit: impl FnOnce()) -> bool {
+        let mut membership = self.membership.lock();
+        let Some(at) = membership.groups.iter().position(|g| &**g == group) else { return false };
+        membership.groups.swap_remove(at);
+        exit();
+        true
+    }
+
+    /// Forgets every membership for good and runs `exit` for each under the same lock.
+    pub fn leave_all(&self, mut exit: impl FnMut(&Arc<str>)) {
+        let mut membership = self.membership.lock();
+        membership.gone = true;
+        std::mem::take(&mut membership.groups).iter().for_each(&mut exit);
+    }
+
+    pub fn count_received(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn count_sent(&self, messages: u64) {
+        self.sent.fetch_add(messages, Ordering::Relaxed);
+    }
+}

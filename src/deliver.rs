@@ -1,0 +1,250 @@
+//! Carries commands to connections of this node: sends, closes, joins, leaves, contexts, with outcomes that are true.
+//! Knows the registry; must not know routes, HTTP or who asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::codes::Cause;
+use crate::connection::{Connection, Joined};
+use crate::ids::ConnectionId;
+use crate::mailbox::{Offered, Urgency};
+use crate::message::{Command, Ending, Payload, Target, Violation};
+use crate::pipeline::Pipeline;
+use crate::registry::Registry;
+use crate::telemetry::Metrics;
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The bytes are in the socket.
+    Written,
+    /// The payload is in the connection's mailbox.
+    Queued,
+    /// The close, join, leave or context was carried out.
+    Done,
+    /// A send or close to a user, a group or all.
+    Many(Delivered),
+    /// There is no such connection, or no more.
+    Gone,
+    /// Its client does not read fast enough: nothing was queued.
+    Full,
+    /// Larger than the connection's whole send buffer.
+    TooLarge,
+    /// The payload does not fit the endpoint's push schema.
+    Invalid(Vec<Violation>),
+    /// The connection is in as many groups as its endpoint allows.
+    TooManyGroups,
+    /// Queued, but not written in time; it may still be.
+    TimedOut,
+}
+
+/// How many of a target's connections took a command.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Delivered {
+    /// Put into mailboxes (a send), or told (a close).
+    pub delivered: usize,
+    /// Not taken: the client was too slow, or closing, or the payload does not fit its endpoint.
+    pub dropped: usize,
+}
+
+impl Outcome {
+    /// The outcome's name, as in JSON and in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Queued => "queued",
+            Self::Done => "done",
+            Self::Many(_) => "delivered",
+            Self::Gone => "gone",
+            Self::Full => "full",
+            Self::TooLarge => "too_large",
+            Self::Invalid(_) => "invalid",
+            Self::TooManyGroups => "too_many_groups",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+/// Carries commands out.
+pub struct Deliver {
+    registry: Arc<Registry>,
+    pipeline: Arc<Pipeline>,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection's entry in the registry; dropping it takes the entry out.
+pub struct Registration {
+    registry: Arc<Registry>,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.remove(&self.connection.id);
+        self.connection.mailbox.shut();
+    }
+}
+
+impl Deliver {
+    pub fn new(registry: Arc<Registry>, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { registry, pipeline, metrics })
+    }
+
+    /// Makes a connection reachable until the registration is dropped.
+    pub fn register(&self, connection: Arc<Connection>) -> Registration {
+        self.registry.insert(connection.clone());
+        Registration { registry: self.registry.clone(), connection }
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Carries out one command. `sender` is the connection whose event is answered, if one is.
+    pub fn run(&self, command: &Command, sender: Option<&ConnectionId>) -> Outcome {
+        let outcome = match command {
+            Command::Send { to, except, payload } => self.send(to, except, payload, sender),
+            Command::Close { to, code, reason } => {
+                self.close(to, &Ending::new(*code, reason.as_str(), Cause::Server), sender)
+            }
+            Command::Join { connection, group } => match connection.as_ref().or(sender) {
+                Some(id) => self.join(id, group),
+                None => Outcome::Gone,
+            },
+            Command::Leave { connection, group } => match connection.as_ref().or(sender) {
+                Some(id) if self.registry.leave(id, group) => Outcome::Done,
+                _ => Outcome::Gone,
+            },
+            Command::Context { connection, value } => {
+                match connection.as_ref().or(sender).and_then(|id| self.registry.get(id)) {
+                    Some(connection) => {
+                        connection.set_context(value.clone());
+                        Outcome::Done
+                    }
+                    None => Outcome::Gone,
+                }
+            }
+        };
+        self.metrics.count_command(command.name(), outcome.name());
+        outcome
+    }
+
+    /// Sends to one connection on behalf of a pusher that can come again: refused over half of the send buffer.
+    /// With `wait`, returns once the bytes are in the socket, or the time is over.
+    pub async fn push(&self, id: &ConnectionId, payload: Payload, wait: Option<Duration>) -> Outcome {
+        let outcome = self.push_and_wait(id, payload, wait).await;
+        self.metrics.count_command("send", outcome.name());
+        outcome
+    }
+
+    async fn push_and_wait(&self, id: &ConnectionId, payload: Payload, wait: Option<Duration>) -> Outcome {
+        let Some(connection) = self.registry.get(id) else { return Outcome::Gone };
+        if let Err(violations) = self.pipeline.check_push(&connection.endpoint, &payload) {
+            return Outcome::Invalid(violations);
+        }
+        let Some(wait) = wait else {
+            return outcome_of(connection.mailbox.push(payload, None, Urgency::Polite));
+        };
+        let (written, receipt) = oneshot::channel::<()>();
+        // The receiver may have given up; then nobody needs to know.
+        let on_written = Box::new(move || drop(written.send(())));
+        match outcome_of(connection.mailbox.push(payload, Some(on_written), Urgency::Polite)) {
+            Outcome::Queued => match tokio::time::timeout(wait, receipt).await {
+                Ok(Ok(())) => Outcome::Written,
+                Ok(Err(_)) => Outcome::Gone,
+                Err(_) => Outcome::TimedOut,
+            },
+            refused => refused,
+        }
+    }
+
+    fn send(&self, to: &Target, except: &[ConnectionId], payload: &Payload, sender: Option<&ConnectionId>) -> Outcome {
+        let one = match to {
+            Target::Sender => sender,
+            Target::Connection(id) => Some(id),
+            _ => return self.send_many(to, except, payload),
+        };
+        let Some(connection) = one.and_then(|id| self.registry.get(id)) else { return Outcome::Gone };
+        match self.pipeline.check_push(&connection.endpoint, payload) {
+            Ok(()) => outcome_of(connection.mailbox.push(payload.clone(), None, Urgency::Insistent)),
+            Err(violations) => Outcome::Invalid(violations),
+        }
+    }
+
+    /// One buffer for all; the schema is checked once for each endpoint that is met.
+    fn send_many(&self, to: &Target, except: &[ConnectionId], payload: &Payload) -> Outcome {
+        let mut sum = Delivered::default();
+        let mut checked: HashMap<Arc<str>, Result<(), Vec<Violation>>> = HashMap::new();
+        self.for_each(to, |connection| {
+            if except.contains(&connection.id) {
+                return;
+            }
+            if !checked.contains_key(&connection.endpoint) {
+                let result = self.pipeline.check_push(&connection.endpoint, payload);
+                checked.insert(connection.endpoint.clone(), result);
+            }
+            let fits = checked.get(&connection.endpoint).is_some_and(Result::is_ok);
+            if fits && connection.mailbox.push(payload.clone(), None, Urgency::Insistent) == Offered::Queued {
+                sum.delivered += 1;
+            } else {
+                sum.dropped += 1;
+            }
+        });
+        let all_refused = !checked.is_empty() && checked.values().all(Result::is_err);
+        match checked.into_values().find_map(Result::err) {
+            Some(violations) if all_refused => Outcome::Invalid(violations),
+            _ => Outcome::Many(sum),
+        }
+    }
+
+    /// Asks the target's connections to close after what is queued for them.
+    fn close(&self, to: &Target, ending: &Ending, sender: Option<&ConnectionId>) -> Outcome {
+        let one = match to {
+            Target::Sender => sender,
+            Target::Connection(id) => Some(id),
+            _ => {
+                let mut sum = Delivered::default();
+                self.for_each(to, |connection| match connection.mailbox.close(ending.clone()) {
+                    true => sum.delivered += 1,
+                    false => sum.dropped += 1,
+                });
+                return Outcome::Many(sum);
+            }
+        };
+        match one.and_then(|id| self.registry.get(id)) {
+            Some(connection) if connection.mailbox.close(ending.clone()) => Outcome::Done,
+            _ => Outcome::Gone,
+        }
+    }
+
+    fn join(&self, id: &ConnectionId, group: &Arc<str>) -> Outcome {
+        match self.registry.join(id, group) {
+            Joined::New | Joined::Already => Outcome::Done,
+            Joined::TooMany => Outcome::TooManyGroups,
+            Joined::Gone => Outcome::Gone,
+        }
+    }
+
+    fn for_each(&self, to: &Target, mut each: impl FnMut(&Arc<Connection>)) {
+        match to {
+            Target::All => self.registry.for_each(each),
+            Target::User(user) => self.registry.user(user).iter().for_each(&mut each),
+            Target::Group(group) => self.registry.group(group).iter().for_each(&mut each),
+            Target::Connection(id) => self.registry.get(id).iter().for_each(&mut each),
+            Target::Sender => {}
+        }
+    }
+}
+
+fn outcome_of(offered: Offered) -> Outcome {
+    match offered {
+        Offered::Queued => Outcome::Queued,
+        Offered::Full => Outcome::Full,
+        Offered::TooLarge => Outcome::TooLarge,
+        // The one that overflows is cut: for its pusher the connection is gone.
+        Offered::Overflow | Offered::Gone => Outcome::Gone,
+    }
+}

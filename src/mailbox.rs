@@ -1,0 +1,213 @@
+//! The mailbox of one connection: what waits to be written to its socket, bounded in bytes. A close is a flag beside the
+//! queue, so that a full mailbox cannot refuse it. Knows payloads; must not know sessions, sockets or HTTP.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::message::{Ending, Payload};
+
+/// What each frame counts beside its payload, in bytes: so the byte budget bounds the number of frames too.
+pub const FRAME_OVERHEAD_BYTES: usize = 64;
+
+/// Called once the payload's bytes are in the socket. Dropped uncalled where they never got there.
+pub type OnWritten = Box<dyn FnOnce() + Send>;
+
+/// One payload that waits to be written.
+pub struct Entry {
+    pub payload: Payload,
+    pub on_written: Option<OnWritten>,
+}
+
+/// How much a push may ask of the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Refused over half of the budget: its pusher can come again.
+    Polite,
+    /// Taken up to the whole budget; over it the client is cut as a slow consumer.
+    Insistent,
+}
+
+/// What became of an offered payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    Queued,
+    /// Over half full: nothing was queued, nobody was cut.
+    Full,
+    /// The budget could not hold it even if the mailbox were empty.
+    TooLarge,
+    /// The budget is spent: this payload was dropped and the client is cut as a slow consumer.
+    Overflow,
+    /// The connection is closing or gone.
+    Gone,
+}
+
+/// What the writer finds.
+pub enum Taken {
+    /// Some entries, in order.
+    Entries(Vec<Entry>),
+    /// The queue is empty, or cut, and this close was asked for.
+    Close(Ending),
+}
+
+/// The queue, its budget and the close flag.
+pub struct Mailbox {
+    state: Mutex<State>,
+}
+
+struct State {
+    queue: VecDeque<Entry>,
+    /// Bytes queued, and bytes taken but not yet in the socket.
+    used: usize,
+    budget: usize,
+    close: Option<Ending>,
+    /// The close was a cut: what is queued is not written any more.
+    cut: bool,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+impl Mailbox {
+    /// An empty mailbox with a budget of `budget` bytes. Allocates nothing until the first push.
+    pub fn new(budget: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                used: 0,
+                budget,
+                close: None,
+                cut: false,
+                closed: false,
+                waker: None,
+            }),
+        }
+    }
+
+    /// Offers a payload. Never blocks.
+    pub fn push(&self, payload: Payload, on_written: Option<OnWritten>, urgency: Urgency) -> Offered {
+        let mut state = self.state.lock();
+        let offered = state.admit(cost(&payload), urgency);
+        match offered {
+            Offered::Queued => {
+                state.used += cost(&payload);
+                state.queue.push_back(Entry { payload, on_written });
+                state.wake();
+            }
+            Offered::Overflow => {
+                state.cut = true;
+                state.wake();
+            }
+            Offered::Full | Offered::TooLarge | Offered::Gone => {}
+        }
+        offered
+    }
+
+    /// Asks for a close after what is queued. The first close asked for counts. False if the connection is closing or gone.
+    pub fn close(&self, ending: Ending) -> bool {
+        let mut state = self.state.lock();
+        if state.closed || state.close.is_some() {
+            return false;
+        }
+        state.close = Some(ending);
+        state.wake();
+        true
+    }
+
+    /// Takes up to about `bytes_max` of payload, or the close that was asked for. Pending while there is neither.
+    /// `slow` is the ending to use if a push overflowed the budget.
+    pub fn poll_take(&self, cx: &mut Context<'_>, bytes_max: usize, slow: impl FnOnce() -> Ending) -> Poll<Taken> {
+        let mut state = self.state.lock();
+        if state.cut {
+            state.queue.clear();
+            state.closed = true;
+            return Poll::Ready(Taken::Close(slow()));
+        }
+        if !state.queue.is_empty() {
+            return Poll::Ready(Taken::Entries(state.take(bytes_max)));
+        }
+        if let Some(ending) = state.close.clone() {
+            state.closed = true;
+            return Poll::Ready(Taken::Close(ending));
+        }
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Gives back the budget of payloads that the socket took, or that were dropped.
+    pub fn release(&self, payload_bytes: usize, frames: usize) {
+        let mut state = self.state.lock();
+        state.used = state.used.saturating_sub(payload_bytes + frames * FRAME_OVERHEAD_BYTES);
+    }
+
+    /// Refuses everything from now on and drops what is queued: the socket is gone.
+    pub fn shut(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.used = 0;
+        state.waker = None;
+        // Dropped outside the lock: an `on_written` may run its own code when dropped.
+        let queue = std::mem::take(&mut state.queue);
+        drop(state);
+        drop(queue);
+    }
+
+    /// Bytes that wait, with each frame's overhead.
+    pub fn used_bytes(&self) -> usize {
+        self.state.lock().used
+    }
+
+    /// Changes the budget, after a reload. What is queued stays.
+    pub fn set_budget(&self, budget: usize) {
+        self.state.lock().budget = budget;
+    }
+}
+
+impl State {
+    fn admit(&self, cost: usize, urgency: Urgency) -> Offered {
+        if self.closed || self.cut || self.close.is_some() {
+            return Offered::Gone;
+        }
+        let fits = self.used + cost <= self.budget;
+        match urgency {
+            _ if cost > self.budget => Offered::TooLarge,
+            Urgency::Polite if !fits || self.used > self.budget / 2 => Offered::Full,
+            Urgency::Insistent if !fits => Offered::Overflow,
+            _ => Offered::Queued,
+        }
+    }
+
+    fn take(&mut self, bytes_max: usize) -> Vec<Entry> {
+        let mut bytes = 0;
+        let count = self
+            .queue
+            .iter()
+            .take_while(|entry| {
+                let more = bytes < bytes_max;
+                bytes += cost(&entry.payload);
+                more
+            })
+            .count();
+        let taken = self.queue.drain(..count).collect();
+        if self.queue.is_empty() {
+            // A quiet connection holds no buffer.
+            self.queue = VecDeque::new();
+        }
+        taken
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+fn cost(payload: &Payload) -> usize {
+    payload.len() + FRAME_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,354 @@
+//! The path of a message: load a snapshot, decode, check, route, call, encode. The one place where errors become client words.
+//! Knows snapshots and upstreams; must not know sockets, the mailbox or the registry.
+
+mod encode;
+mod lifecycle;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::codes::{Cause, CloseCode, ErrorCode};
+use crate::ids::ConnectionId;
+use crate::message::{
+    Answer, BINARY_EVENT, Command, Ending, Event, EventKind, Failure, Format, Kind, NAME_BYTES_MAX, Payload, Reject,
+    TEXT_EVENT, Traceparent, Violation,
+};
+use crate::routing::{EventName, Found};
+use crate::schema::Schema;
+use crate::snapshot::{Endpoint, OnFailure, Route, Snapshot, Validate};
+use crate::telemetry::metrics::ViolationLabel;
+use crate::telemetry::{Metrics, Span, Spans};
+
+pub use encode::error_frame;
+pub use lifecycle::{ConnectFacts, Connected, Greeting};
+
+/// Holds the current snapshot and takes messages through it.
+pub struct Pipeline {
+    current: ArcSwap<Snapshot>,
+    metrics: Arc<Metrics>,
+    spans: Spans,
+}
+
+/// Who sent a message, as its event says.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    pub id: ConnectionId,
+    pub user: Option<Arc<str>>,
+    pub context: Option<Arc<str>>,
+}
+
+/// One message as it was read from a socket.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    /// Its number on its connection, from 1.
+    pub seq: u64,
+    pub payload: Payload,
+    /// When it was read: deadlines count from here.
+    pub received: Instant,
+}
+
+/// What is to be done for the sender after its message was handled.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Verdict {
+    /// The reply or the error frame.
+    pub frame: Option<Payload>,
+    pub commands: Vec<Command>,
+    pub close: Option<Ending>,
+    /// The message was refused because of what it said: counts against `limits.invalid_messages`.
+    pub invalid: bool,
+}
+
+/// A message that was decoded, or refused before any upstream was asked.
+pub enum Prepared {
+    Refused(Verdict),
+    Routed(Box<Routed>),
+}
+
+/// A message that fits its schema and has a route. Made only by `Pipeline::prepare`.
+pub struct Routed {
+    endpoint: Arc<Endpoint>,
+    route: Arc<Route>,
+    event: Event,
+    received: Instant,
+}
+
+impl Routed {
+    /// Calls of one connection that may run at once on this route.
+    pub fn window(&self) -> usize {
+        self.route.draft.in_flight
+    }
+
+    /// True if both go by the same route of the same generation.
+    pub fn same_route(&self, other: &Arc<Route>) -> bool {
+        Arc::ptr_eq(&self.route, other)
+    }
+
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+}
+
+impl Pipeline {
+    pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, spans: Spans) -> Arc<Self> {
+        Arc::new(Self { current: ArcSwap::from_pointee(snapshot), metrics, spans })
+    }
+
+    /// The generation in use.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Swaps the generation. Messages under way finish with the one that they began with.
+    pub fn swap(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+    }
+
+    /// Replaces `endpoint` by its newest generation; true if it changed. An endpoint that the configuration no longer has
+    /// stays as it was for the connections that are on it.
+    pub fn refresh(&self, endpoint: &mut Arc<Endpoint>) -> bool {
+        let snapshot = self.current.load();
+        if snapshot.generation == endpoint.generation {
+            return false;
+        }
+        match snapshot.endpoint(&endpoint.draft.path) {
+            Some(newest) if newest.generation != endpoint.generation => {
+                *endpoint = newest.clone();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Decodes, routes and checks one message.
+    pub fn prepare(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Prepared {
+        let seq = inbound.seq;
+        match self.decode(endpoint, sender, inbound) {
+            Ok(routed) => Prepared::Routed(Box::new(routed)),
+            Err((reject, route)) => Prepared::Refused(self.refuse(endpoint, &route, seq, &reject)),
+        }
+    }
+
+    /// The verdict on a message that the connection's own limit refused.
+    pub fn rate_limited(&self, endpoint: &Endpoint, seq: u64, retry_after_ms: u64) -> Verdict {
+        let mut reject = Reject::new(ErrorCode::RateLimited, "the connection sent more messages than its limit");
+        reject.retry_after_ms = Some(retry_after_ms);
+        self.refuse(endpoint, "$none", seq, &reject)
+    }
+
+    /// Calls the upstream and makes the verdict.
+    pub async fn call(self: Arc<Self>, routed: Box<Routed>) -> Verdict {
+        let Routed { endpoint, route, event, received } = *routed;
+        let deadline = received + route.draft.deadline.unwrap_or(route.upstream.deadline());
+        let result = route.upstream.call(&event, deadline).await;
+        let result = result.and_then(|answer| self.check_reply(&endpoint, &route, answer));
+        route.metrics.duration.observe(received.elapsed().as_secs_f64());
+        if event.traceparent.sampled {
+            self.record_span(&endpoint, &route, &event, received, result.as_ref().err());
+        }
+        match result {
+            Ok(answer) => {
+                route.metrics.delivered.inc();
+                Verdict { frame: answer.reply, commands: answer.commands, ..Verdict::default() }
+            }
+            Err(failure) => self.failed(&endpoint, &route, &event, &failure),
+        }
+    }
+
+    /// Checks what the application pushes to connections of this endpoint; in report mode it only counts.
+    pub fn check_push(&self, endpoint: &str, payload: &Payload) -> Result<(), Vec<Violation>> {
+        let snapshot = self.current.load();
+        let Some(endpoint) = snapshot.endpoint(endpoint) else { return Ok(()) };
+        let Some(schema) = &endpoint.draft.push_schema else { return Ok(()) };
+        let Err(violations) = check_payload(schema, payload) else { return Ok(()) };
+        self.report(&endpoint.draft.path, "$push", "push", endpoint.draft.validate, &violations)
+    }
+
+    fn decode(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Result<Routed, (Reject, Arc<str>)> {
+        let Inbound { seq, payload, received } = inbound;
+        let none = || Arc::from("$none");
+        let (name, format) = event_name(&endpoint.draft.event, &payload).map_err(|reject| (reject, none()))?;
+        let Some(route) = endpoint.route(&name) else {
+            let mut reject = Reject::new(ErrorCode::UnknownEvent, format!("no route takes the event {name:?}"));
+            reject.event = Some(name);
+            return Err((reject, none()));
+        };
+        if let Some(schema) = &route.draft.schema {
+            self.check_message(endpoint, route, schema, &payload).map_err(|mut reject| {
+                reject.event = Some(name.clone());
+                (reject, route.label.clone())
+            })?;
+        }
+        let event = Event {
+            kind: EventKind::Message,
+            connection: sender.id,
+            seq,
+            endpoint: endpoint.draft.path.clone(),
+            name: Some(name),
+            user: sender.user,
+            context: sender.context,
+            time: SystemTime::now(),
+            traceparent: Traceparent::random(self.spans.sample()),
+            body: payload.into_bytes(),
+            format,
+        };
+        Ok(Routed { endpoint: endpoint.clone(), route: route.clone(), event, received })
+    }
+
+    fn check_message(
+        &self,
+        endpoint: &Endpoint,
+        route: &Route,
+        schema: &Schema,
+        payload: &Payload,
+    ) -> Result<(), Reject> {
+        let value: Value = serde_json::from_slice(payload.bytes()).map_err(|e| invalid_json(&e))?;
+        let Err(violations) = schema.check(&value) else { return Ok(()) };
+        self.report(&endpoint.draft.path, &route.label, "message", route.draft.validate, &violations).map_err(
+            |errors| {
+                let mut reject = Reject::new(ErrorCode::SchemaViolation, "the message does not fit its schema");
+                reject.errors = errors;
+                reject
+            },
+        )
+    }
+
+    fn check_reply(&self, endpoint: &Endpoint, route: &Route, answer: Answer) -> Result<Answer, Failure> {
+        let (Some(schema), Some(reply)) = (&route.draft.reply_schema, &answer.reply) else { return Ok(answer) };
+        let Err(violations) = check_payload(schema, reply) else { return Ok(answer) };
+        match self.report(&endpoint.draft.path, &route.label, "reply", route.draft.validate, &violations) {
+            Ok(()) => Ok(answer),
+            Err(violations) => {
+                let place = violations.first().map(|v| format!("{:?}: {}", v.pointer, v.message)).unwrap_or_default();
+                Err(Failure::Broken { reason: format!("the reply does not fit reply_schema at {place}") })
+            }
+        }
+    }
+
+    /// Counts violations; gives them back where they are to be enforced.
+    fn report(
+        &self,
+        endpoint: &Arc<str>,
+        route: &str,
+        direction: &str,
+        validate: Validate,
+        violations: &[Violation],
+    ) -> Result<(), Vec<Violation>> {
+        let mode = if validate == Validate::Enforce { "enforce" } else { "report" };
+        let label = ViolationLabel {
+            endpoint: endpoint.clone(),
+            route: route.into(),
+            direction: direction.into(),
+            mode: mode.into(),
+        };
+        self.metrics.schema_violations.get_or_create(&label).inc();
+        match validate {
+            Validate::Enforce => Err(violations.to_vec()),
+            Validate::Report => {
+                let first = violations.first();
+                tracing::info!(
+                    endpoint = %endpoint,
+                    route,
+                    direction,
+                    pointer = first.map(|v| v.pointer.as_str()),
+                    violation = first.map(|v| v.message.as_str()),
+                    "a payload does not fit its schema; it passes because of `validate: report`"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, endpoint: &Endpoint, route: &Route, event: &Event, failure: &Failure) -> Verdict {
+        let mut reject = encode::reject_of(failure);
+        reject.event = event.name.clone();
+        if !matches!(failure, Failure::Rejected { .. }) {
+            tracing::warn!(
+                connection = %event.connection,
+                endpoint = %endpoint.draft.path,
+                route = %route.label,
+                upstream = route.upstream.name(),
+                seq = event.seq,
+                code = reject.code.as_str(),
+                "message not delivered: {failure}"
+            );
+        }
+        let mut verdict = self.refuse(endpoint, &route.label, event.seq, &reject);
+        verdict.invalid = false;
+        if route.draft.on_failure == OnFailure::Close && !matches!(failure, Failure::Rejected { .. }) {
+            let reason = format!("message {} was not delivered", event.seq);
+            verdict.close = Some(Ending::new(CloseCode::NOT_DELIVERED, reason, Cause::Error));
+        }
+        verdict
+    }
+
+    fn refuse(&self, endpoint: &Endpoint, route: &str, seq: u64, reject: &Reject) -> Verdict {
+        self.metrics.count_event(&endpoint.draft.path, route, reject.code.as_str());
+        Verdict { frame: Some(error_frame(reject, seq)), invalid: true, ..Verdict::default() }
+    }
+
+    fn record_span(
+        &self,
+        endpoint: &Endpoint,
+        route: &Route,
+        event: &Event,
+        received: Instant,
+        failure: Option<&Failure>,
+    ) {
+        let duration = received.elapsed();
+        self.spans.record(Span {
+            name: format!("{} {}", endpoint.draft.path, route.label),
+            trace_id: event.traceparent.trace_id,
+            span_id: event.traceparent.span_id,
+            parent_span_id: None,
+            start: SystemTime::now() - duration,
+            duration,
+            attributes: vec![
+                ("messaging.message.id", format!("{}.{}", event.connection, event.seq)),
+                ("holdfast.upstream", route.upstream.name().to_owned()),
+                ("holdfast.event", event.name.as_deref().unwrap_or_default().to_owned()),
+            ],
+            error: failure.map(ToString::to_string),
+        });
+    }
+}
+
+/// Finds the event's name, parsing no more than that.
+fn event_name(rule: &EventName, payload: &Payload) -> Result<(Arc<str>, Format), Reject> {
+    let pointer = match (payload.kind(), rule) {
+        (Kind::Binary, _) => return Ok((BINARY_EVENT.into(), Format::Binary)),
+        (Kind::Text, EventName::None) => return Ok((TEXT_EVENT.into(), Format::Text)),
+        (Kind::Text, EventName::At(pointer)) => pointer,
+    };
+    match pointer.find(payload.bytes()).map_err(|e| invalid_json(&e))? {
+        Found::Text(name) if name.is_empty() || name.len() > NAME_BYTES_MAX => Err(Reject::new(
+            ErrorCode::MissingEvent,
+            format!("expected an event name of 1 to {NAME_BYTES_MAX} bytes at {pointer}, found {} bytes", name.len()),
+        )),
+        // Names that start with `$` are Holdfast's own: a client cannot pose as another kind of frame.
+        Found::Text(name) if name.starts_with('$') => {
+            let mut reject = Reject::new(ErrorCode::UnknownEvent, "event names that start with '$' are reserved");
+            reject.event = Some(name.into());
+            Err(reject)
+        }
+        Found::Text(name) => Ok((name.into(), Format::Json)),
+        Found::Missing => Err(Reject::new(ErrorCode::MissingEvent, format!("expected a string at {pointer}"))),
+    }
+}
+
+fn invalid_json(error: &serde_json::Error) -> Reject {
+    Reject::new(ErrorCode::InvalidJson, format!("the message is not JSON: {error}"))
+}
+
+/// Checks a payload that should be JSON text; anything else is one violation at the root.
+fn check_payload(schema: &Schema, payload: &Payload) -> Result<(), Vec<Violation>> {
+    let root = |message: String| vec![Violation { pointer: String::new(), message }];
+    if payload.kind() == Kind::Binary {
+        return Err(root("expected JSON text, found a binary payload".into()));
+    }
+    let value: Value = serde_json::from_slice(payload.bytes()).map_err(|e| root(format!("expected JSON: {e}")))?;
+    schema.check(&value)
+}
