@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::codes::Cause;
 use crate::connection::{Connection, Joined};
 use crate::ids::ConnectionId;
-use crate::mailbox::{Offered, Urgency};
+use crate::mailbox::{Close, Offered, Urgency};
 use crate::message::{Command, Ending, Payload, Target, Violation};
 use crate::pipeline::Pipeline;
 use crate::registry::Registry;
@@ -150,7 +150,9 @@ impl Deliver {
         };
         let (written, receipt) = oneshot::channel::<()>();
         // The receiver may have given up; then nobody needs to know.
-        let on_written = Box::new(move || drop(written.send(())));
+        let on_written = Box::new(move || {
+            let _ = written.send(());
+        });
         match outcome_of(connection.mailbox.push(payload, Some(on_written), Urgency::Polite)) {
             Outcome::Queued => match tokio::time::timeout(wait, receipt).await {
                 Ok(Ok(())) => Outcome::Written,
@@ -207,7 +209,7 @@ impl Deliver {
             Target::Connection(id) => Some(id),
             _ => {
                 let mut sum = Delivered::default();
-                self.for_each(to, |connection| match connection.mailbox.close(ending.clone()) {
+                self.for_each(to, |connection| match connection.mailbox.close(Close::AfterQueued(ending.clone())) {
                     true => sum.delivered += 1,
                     false => sum.dropped += 1,
                 });
@@ -215,7 +217,7 @@ impl Deliver {
             }
         };
         match one.and_then(|id| self.registry.get(id)) {
-            Some(connection) if connection.mailbox.close(ending.clone()) => Outcome::Done,
+            Some(connection) if connection.mailbox.close(Close::AfterQueued(ending.clone())) => Outcome::Done,
             _ => Outcome::Gone,
         }
     }

@@ -14,6 +14,7 @@ pub mod pipeline;
 pub mod registry;
 pub mod routing;
 pub mod schema;
+pub mod session;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;

@@ -2,7 +2,7 @@
 //! queue, so that a full mailbox cannot refuse it. Knows payloads; must not know sessions, sockets or HTTP.
 
 use std::collections::VecDeque;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use parking_lot::Mutex;
 
@@ -43,12 +43,25 @@ pub enum Offered {
     Gone,
 }
 
+/// How a close that was asked for is to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Close {
+    /// After what is queued.
+    AfterQueued(Ending),
+    /// After every accepted message was answered, or this many milliseconds; then as `AfterQueued`.
+    AfterAnswers(Ending, u64),
+    /// At once: the client is too slow, and what was queued is dropped.
+    Cut,
+}
+
 /// What the writer finds.
-pub enum Taken {
+#[derive(Default)]
+pub struct Taken {
     /// Some entries, in order.
-    Entries(Vec<Entry>),
-    /// The queue is empty, or cut, and this close was asked for.
-    Close(Ending),
+    pub entries: Vec<Entry>,
+    /// Nothing is queued any more.
+    pub drained: bool,
+    pub close: Option<Close>,
 }
 
 /// The queue, its budget and the close flag.
@@ -61,10 +74,9 @@ struct State {
     /// Bytes queued, and bytes taken but not yet in the socket.
     used: usize,
     budget: usize,
-    close: Option<Ending>,
-    /// The close was a cut: what is queued is not written any more.
-    cut: bool,
-    closed: bool,
+    close: Option<Close>,
+    /// The socket is gone.
+    gone: bool,
     waker: Option<Waker>,
 }
 
@@ -72,15 +84,7 @@ impl Mailbox {
     /// An empty mailbox with a budget of `budget` bytes. Allocates nothing until the first push.
     pub fn new(budget: usize) -> Self {
         Self {
-            state: Mutex::new(State {
-                queue: VecDeque::new(),
-                used: 0,
-                budget,
-                close: None,
-                cut: false,
-                closed: false,
-                waker: None,
-            }),
+            state: Mutex::new(State { queue: VecDeque::new(), used: 0, budget, close: None, gone: false, waker: None }),
         }
     }
 
@@ -95,7 +99,7 @@ impl Mailbox {
                 state.wake();
             }
             Offered::Overflow => {
-                state.cut = true;
+                state.close = Some(Close::Cut);
                 state.wake();
             }
             Offered::Full | Offered::TooLarge | Offered::Gone => {}
@@ -103,37 +107,31 @@ impl Mailbox {
         offered
     }
 
-    /// Asks for a close after what is queued. The first close asked for counts. False if the connection is closing or gone.
-    pub fn close(&self, ending: Ending) -> bool {
+    /// Asks for a close. The first one asked for counts, but a patient one gives way. False if the connection is closing or gone.
+    pub fn close(&self, close: Close) -> bool {
         let mut state = self.state.lock();
-        if state.closed || state.close.is_some() {
+        if state.gone || !matches!(state.close, None | Some(Close::AfterAnswers(..))) {
             return false;
         }
-        state.close = Some(ending);
+        state.close = Some(close);
         state.wake();
         true
     }
 
-    /// Takes up to about `bytes_max` of payload, or the close that was asked for. Pending while there is neither.
-    /// `slow` is the ending to use if a push overflowed the budget.
-    pub fn poll_take(&self, cx: &mut Context<'_>, bytes_max: usize, slow: impl FnOnce() -> Ending) -> Poll<Taken> {
+    /// Takes up to about `bytes_max` bytes, and says whether a close was asked for. `waker` is woken at the next change.
+    pub fn take(&self, waker: &Waker, bytes_max: usize) -> Taken {
         let mut state = self.state.lock();
-        if state.cut {
-            state.queue.clear();
-            state.closed = true;
-            return Poll::Ready(Taken::Close(slow()));
+        if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            state.waker = Some(waker.clone());
         }
-        if !state.queue.is_empty() {
-            return Poll::Ready(Taken::Entries(state.take(bytes_max)));
+        if state.close == Some(Close::Cut) {
+            let dropped = std::mem::take(&mut state.queue);
+            drop(state);
+            drop(dropped);
+            return Taken { entries: Vec::new(), drained: true, close: Some(Close::Cut) };
         }
-        if let Some(ending) = state.close.clone() {
-            state.closed = true;
-            return Poll::Ready(Taken::Close(ending));
-        }
-        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
-        }
-        Poll::Pending
+        let entries = state.take(bytes_max);
+        Taken { entries, drained: state.queue.is_empty(), close: state.close.clone() }
     }
 
     /// Gives back the budget of payloads that the socket took, or that were dropped.
@@ -145,7 +143,7 @@ impl Mailbox {
     /// Refuses everything from now on and drops what is queued: the socket is gone.
     pub fn shut(&self) {
         let mut state = self.state.lock();
-        state.closed = true;
+        state.gone = true;
         state.used = 0;
         state.waker = None;
         // Dropped outside the lock: an `on_written` may run its own code when dropped.
@@ -167,7 +165,8 @@ impl Mailbox {
 
 impl State {
     fn admit(&self, cost: usize, urgency: Urgency) -> Offered {
-        if self.closed || self.cut || self.close.is_some() {
+        // A connection that finishes its answers still takes them.
+        if self.gone || !matches!(self.close, None | Some(Close::AfterAnswers(..))) {
             return Offered::Gone;
         }
         let fits = self.used + cost <= self.budget;
@@ -180,6 +179,9 @@ impl State {
     }
 
     fn take(&mut self, bytes_max: usize) -> Vec<Entry> {
+        if self.queue.is_empty() || bytes_max == 0 {
+            return Vec::new();
+        }
         let mut bytes = 0;
         let count = self
             .queue

@@ -20,7 +20,7 @@ use crate::message::{
 use crate::routing::{EventName, Found};
 use crate::schema::Schema;
 use crate::snapshot::{Endpoint, OnFailure, Route, Snapshot, Validate};
-use crate::telemetry::metrics::ViolationLabel;
+use crate::telemetry::metrics::{EndpointCause, ViolationLabel};
 use crate::telemetry::{Metrics, Span, Spans};
 
 pub use encode::error_frame;

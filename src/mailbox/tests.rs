@@ -4,19 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::codes::{Cause, CloseCode};
 
-fn slow() -> Ending {
-    Ending::new(CloseCode::SLOW_CONSUMER, "slow", Cause::SlowConsumer)
+fn bye() -> Close {
+    Close::AfterQueued(Ending::new(CloseCode::APPLICATION, "bye", Cause::Server))
 }
 
-fn bye() -> Ending {
-    Ending::new(CloseCode::APPLICATION, "bye", Cause::Server)
-}
-
-fn take(mailbox: &Mailbox) -> Option<Taken> {
-    match mailbox.poll_take(&mut Context::from_waker(Waker::noop()), usize::MAX, slow) {
-        Poll::Ready(taken) => Some(taken),
-        Poll::Pending => None,
-    }
+fn take(mailbox: &Mailbox) -> Taken {
+    mailbox.take(Waker::noop(), usize::MAX)
 }
 
 fn text(len: usize) -> Payload {
@@ -29,13 +22,12 @@ fn what_is_pushed_is_taken_in_order_and_the_budget_returns() {
     for word in ["a", "b"] {
         assert_eq!(mailbox.push(Payload::text(word), None, Urgency::Insistent), Offered::Queued);
     }
-    let Some(Taken::Entries(entries)) = take(&mailbox) else { panic!("expected entries") };
-    let words: Vec<_> = entries.iter().map(|e| e.payload.bytes().clone()).collect();
+    let words: Vec<_> = take(&mailbox).entries.iter().map(|e| e.payload.bytes().clone()).collect();
     assert_eq!(words, ["a", "b"]);
     assert_eq!(mailbox.used_bytes(), 2 + 2 * FRAME_OVERHEAD_BYTES, "taken is not yet written");
     mailbox.release(2, 2);
     assert_eq!(mailbox.used_bytes(), 0);
-    assert!(take(&mailbox).is_none());
+    assert!(take(&mailbox).entries.is_empty());
 }
 
 #[test]
@@ -52,7 +44,8 @@ fn over_the_budget_the_client_is_cut_and_the_pusher_is_told() {
     assert_eq!(mailbox.push(text(900), None, Urgency::Insistent), Offered::Queued);
     assert_eq!(mailbox.push(text(100), None, Urgency::Insistent), Offered::Overflow);
     assert_eq!(mailbox.push(text(1), None, Urgency::Insistent), Offered::Gone);
-    assert!(matches!(take(&mailbox), Some(Taken::Close(ending)) if ending == slow()));
+    let taken = take(&mailbox);
+    assert_eq!((taken.entries.len(), taken.drained, taken.close), (0, true, Some(Close::Cut)));
 }
 
 #[test]
@@ -67,10 +60,19 @@ fn a_full_mailbox_takes_a_close_and_writes_what_is_queued_first() {
     let mailbox = Mailbox::new(1000);
     mailbox.push(text(930), None, Urgency::Insistent);
     assert!(mailbox.close(bye()));
-    assert!(!mailbox.close(slow()), "the first close counts");
+    assert!(!mailbox.close(Close::Cut), "the first close counts");
     assert_eq!(mailbox.push(text(1), None, Urgency::Insistent), Offered::Gone);
-    assert!(matches!(take(&mailbox), Some(Taken::Entries(entries)) if entries.len() == 1));
-    assert!(matches!(take(&mailbox), Some(Taken::Close(ending)) if ending == bye()));
+    let busy = mailbox.take(Waker::noop(), 0);
+    assert_eq!((busy.entries.len(), busy.drained, busy.close), (0, false, Some(bye())), "a busy writer hears of it");
+    let taken = take(&mailbox);
+    assert_eq!((taken.entries.len(), taken.drained, taken.close), (1, true, Some(bye())));
+}
+
+#[test]
+fn answers_are_taken_while_a_connection_finishes() {
+    let mailbox = Mailbox::new(1000);
+    assert!(mailbox.close(Close::AfterAnswers(Ending::new(CloseCode::DRAIN, "bye", Cause::Drain), 5)));
+    assert_eq!(mailbox.push(text(1), None, Urgency::Insistent), Offered::Queued);
 }
 
 #[test]
@@ -79,8 +81,8 @@ fn a_batch_is_bounded() {
     for _ in 0..10 {
         mailbox.push(text(100), None, Urgency::Insistent);
     }
-    let taken = mailbox.poll_take(&mut Context::from_waker(Waker::noop()), 250, slow);
-    assert!(matches!(taken, Poll::Ready(Taken::Entries(entries)) if entries.len() == 2));
+    let taken = mailbox.take(Waker::noop(), 250);
+    assert_eq!((taken.entries.len(), taken.drained), (2, false));
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn a_push_wakes_the_writer() {
     let flag = Arc::new(Flag(AtomicUsize::new(0)));
     let waker = Waker::from(flag.clone());
     let mailbox = Mailbox::new(1000);
-    assert!(mailbox.poll_take(&mut Context::from_waker(&waker), 1, slow).is_pending());
+    assert!(mailbox.take(&waker, 1).entries.is_empty());
     mailbox.push(text(1), None, Urgency::Polite);
     mailbox.push(text(1), None, Urgency::Polite);
     assert_eq!(flag.0.load(Ordering::SeqCst), 1, "one wake for a run of pushes");

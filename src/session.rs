@@ -1,0 +1,10 @@
+//! A session: one connection's life from its handshake to its disconnect event. `machine` decides, `socket` reads and writes,
+//! `task` joins them. Knows the machine, the mailbox and the pipeline; must not know the registry or upstreams.
+
+pub mod machine;
+pub mod socket;
+pub mod task;
+
+pub use machine::Machine;
+pub use socket::Socket;
+pub use task::{Services, Session};

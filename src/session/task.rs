@@ -1,0 +1,493 @@
+//! The task of one connection: it alone reads and writes the socket, starts the calls and obeys the machine. Dropping it drops its
+//! halves, its calls and its registry entry. Knows the machine, the mailbox, the pipeline; must not know the registry or upstreams.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+
+use super::machine::{Due, Machine, Received, Settings};
+use super::socket::{Incoming, Socket, Written};
+use crate::codes::{Cause, CloseCode, ErrorCode};
+use crate::connection::Connection;
+use crate::deliver::{Deliver, Registration};
+use crate::mailbox::{Close, Entry, Offered, OnWritten, Urgency};
+use crate::message::{Ending, Payload, Reject};
+use crate::pipeline::{Greeting, Inbound, Pipeline, Prepared, Routed, Sender, Verdict, error_frame};
+use crate::snapshot::{Endpoint, Route};
+
+/// Bytes that the writer takes out of the mailbox at once.
+const WRITE_BATCH_BYTES: usize = 64 * 1024;
+/// How long a close handshake may take before the socket is given up.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What every session uses.
+pub struct Services {
+    pub pipeline: Arc<Pipeline>,
+    pub deliver: Arc<Deliver>,
+}
+
+/// One connection being served.
+pub struct Session<S> {
+    services: Arc<Services>,
+    endpoint: Arc<Endpoint>,
+    connection: Arc<Connection>,
+    machine: Machine,
+    /// None once the socket is gone; with it goes the registry entry.
+    live: Option<Live<S>>,
+    calls: Vec<Call>,
+    /// A message whose route differs from that of the calls under way.
+    held: Option<Box<Routed>>,
+    /// All times of the machine count from here.
+    epoch: Instant,
+}
+
+/// What lives as long as the socket.
+struct Live<S> {
+    socket: Socket<S>,
+    sleep: Pin<Box<Sleep>>,
+    /// Called once the frames that are being written are in the socket: frames still to go, and whom to tell.
+    receipts: Vec<(usize, OnWritten)>,
+    writing: usize,
+    closing: Closing,
+    _registration: Registration,
+}
+
+/// How far the close is.
+#[derive(Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// The close frame goes out after what is queued.
+    Wanted,
+    /// The close frame is out or queued; the peer's is awaited.
+    Sent,
+    /// Both are out, or the peer broke the protocol: flush, end the writing half, read to the end.
+    Lingering,
+}
+
+struct Call {
+    verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+    route: Arc<Route>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+    /// Registers the connection and readies its session. `read_ahead` is what came in behind the handshake.
+    pub fn new(
+        services: Arc<Services>,
+        endpoint: Arc<Endpoint>,
+        connection: Arc<Connection>,
+        stream: S,
+        read_ahead: &[u8],
+    ) -> Self {
+        let socket = Socket::new(stream, read_ahead, endpoint.draft.limits.message_size);
+        let epoch = Instant::now();
+        let machine = Machine::new(settings_of(&endpoint), 0);
+        let first = machine.next_deadline_ms().unwrap_or_default();
+        endpoint.metrics.connections.inc();
+        endpoint.metrics.opened.inc();
+        let live = Live {
+            socket,
+            sleep: Box::pin(tokio::time::sleep_until(epoch + Duration::from_millis(first))),
+            receipts: Vec::new(),
+            writing: 0,
+            closing: Closing::No,
+            _registration: services.deliver.register(connection.clone()),
+        };
+        Self { services, endpoint, connection, machine, live: Some(live), calls: Vec::new(), held: None, epoch }
+    }
+
+    /// Serves the connection to its end: until the socket is gone, every accepted message is answered, and the disconnect event
+    /// is delivered.
+    pub async fn run(mut self, greeting: Box<Greeting>) {
+        self.apply(Verdict { frame: greeting.frame, commands: greeting.commands, ..Verdict::default() });
+        poll_fn(|cx| self.poll_serve(cx)).await;
+        self.services.pipeline.refresh(&mut self.endpoint);
+        let ending = self.machine.ending();
+        let (sender, seq) = (sender_of(&self.connection), self.machine.seq() + 1);
+        let told = self.services.pipeline.disconnect(&self.endpoint, sender, seq, &ending, self.epoch.elapsed());
+        Box::pin(told).await;
+    }
+
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut progress = self.poll_calls(cx);
+            progress |= self.start_calls();
+            if self.live.is_some() {
+                progress |= self.poll_mailbox(cx);
+                progress |= self.poll_socket_read(cx);
+                progress |= self.poll_time(cx);
+            }
+            if self.machine.is_gone() && self.machine.is_quiet() && self.held.is_none() {
+                return Poll::Ready(());
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes the verdicts of finished calls.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let mut at = 0;
+        while let Some(call) = self.calls.get_mut(at) {
+            match call.verdict.as_mut().poll(cx) {
+                Poll::Pending => at += 1,
+                Poll::Ready(verdict) => {
+                    self.calls.remove(at);
+                    self.machine.call_finished();
+                    self.apply(verdict);
+                    progress = true;
+                }
+            }
+        }
+        if progress && self.calls.is_empty() {
+            // A quiet connection holds no buffer.
+            self.calls = Vec::new();
+        }
+        if let Some(ending) = self.machine.finished().filter(|_| self.held.is_none()).cloned() {
+            self.begin_close(ending);
+            progress = true;
+        }
+        progress
+    }
+
+    /// Starts the calls of waiting messages as far as the window allows.
+    fn start_calls(&mut self) -> bool {
+        let mut progress = false;
+        loop {
+            if let Some(held) = self.held.take_if(|held| self.calls.iter().all(|call| held.same_route(&call.route))) {
+                self.start(held);
+                progress = true;
+            }
+            if self.held.is_some() {
+                return progress;
+            }
+            let now_ms = self.now_ms();
+            let Some(waiting) = self.machine.next_message(now_ms) else { return progress };
+            progress = true;
+            self.refresh();
+            let received = self.epoch + Duration::from_millis(waiting.received_ms);
+            let inbound = Inbound { seq: waiting.seq, payload: waiting.payload, received };
+            match self.services.pipeline.prepare(&self.endpoint, sender_of(&self.connection), inbound) {
+                Prepared::Refused(verdict) => self.apply(verdict),
+                Prepared::Routed(routed) => self.held = Some(routed),
+            }
+        }
+    }
+
+    fn start(&mut self, routed: Box<Routed>) {
+        self.machine.call_started(routed.window());
+        let route = routed.route().clone();
+        let verdict = Box::pin(self.services.pipeline.clone().call(routed));
+        self.calls.push(Call { verdict, route });
+    }
+
+    /// Does what a verdict says: the frame first, then the commands, then the close.
+    fn apply(&mut self, verdict: Verdict) {
+        if let Some(frame) = verdict.frame {
+            self.send(frame);
+        }
+        for command in &verdict.commands {
+            self.services.deliver.run(command, Some(&self.connection.id));
+        }
+        if let Some(ending) = verdict.close {
+            self.begin_close(ending);
+        }
+        if verdict.invalid
+            && let Some(ending) = self.machine.on_invalid()
+        {
+            self.begin_close(ending);
+        }
+    }
+
+    fn send(&mut self, frame: Payload) {
+        let len = frame.len();
+        if self.connection.mailbox.push(frame, None, Urgency::Insistent) == Offered::TooLarge {
+            tracing::warn!(connection = %self.connection.id, bytes = len, "a reply is larger than limits.send_buffer");
+            let reject = Reject::new(ErrorCode::Internal, "the reply is larger than this connection's send buffer");
+            self.connection.mailbox.push(error_frame(&reject, self.machine.seq()), None, Urgency::Insistent);
+        }
+    }
+
+    /// Moves what is queued to the socket, and begins the close that was asked for.
+    fn poll_mailbox(&mut self, cx: &mut Context<'_>) -> bool {
+        let now_ms = self.now_ms();
+        let Some(live) = &mut self.live else { return false };
+        let idle = live.socket.is_idle();
+        let batch = if idle { WRITE_BATCH_BYTES } else { 0 };
+        let taken = self.connection.mailbox.take(cx.waker(), batch);
+        let mut progress = !taken.entries.is_empty();
+        taken.entries.into_iter().for_each(|entry| live.queue(entry));
+        if let Some(close) = taken.close
+            && self.machine.is_serving()
+        {
+            progress |= self.on_close_asked(now_ms, close);
+        }
+        let Some(live) = &mut self.live else { return true };
+        if live.closing == Closing::Wanted && taken.drained && live.socket.is_idle() {
+            live.closing = Closing::Sent;
+            live.socket.close(cx, &self.machine.ending());
+        }
+        self.flush(cx, now_ms) | progress
+    }
+
+    fn on_close_asked(&mut self, now_ms: u64, close: Close) -> bool {
+        match close {
+            Close::AfterQueued(ending) => self.begin_close(ending),
+            Close::AfterAnswers(ending, within_ms) => {
+                // Asked again at each turn; only the first counts.
+                let begun = self.machine.ending() == ending;
+                self.machine.finish(now_ms, ending, within_ms);
+                if let Some(live) = &mut self.live {
+                    live.wake_at(self.epoch, self.machine.next_deadline_ms());
+                }
+                return !begun;
+            }
+            Close::Cut => {
+                tracing::info!(connection = %self.connection.id, "slow consumer cut");
+                self.endpoint.metrics.slow_consumers.inc();
+                if let Some(live) = &mut self.live {
+                    live.socket.drop_queued();
+                    live.receipts.clear();
+                }
+                self.begin_close(Ending::new(CloseCode::SLOW_CONSUMER, "slow consumer", Cause::SlowConsumer));
+            }
+        }
+        true
+    }
+
+    /// The close frame will leave after what is queued.
+    fn begin_close(&mut self, ending: Ending) {
+        if !self.machine.is_serving() {
+            return;
+        }
+        let now_ms = self.now_ms();
+        self.connection.mailbox.close(Close::AfterQueued(ending.clone()));
+        self.machine.close(now_ms, ending);
+        if let Some(live) = &mut self.live {
+            live.closing = Closing::Wanted;
+            live.wake_at(self.epoch, self.machine.next_deadline_ms());
+        }
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
+        let Some(live) = &mut self.live else { return false };
+        let mut written = Written::default();
+        let flushed = live.socket.poll_flush(cx, &mut written);
+        if written.frames > 0 {
+            live.wrote(written.frames);
+            self.connection.mailbox.release(written.payload_bytes, written.frames);
+            self.connection.count_sent(written.frames as u64);
+            self.endpoint.metrics.messages_sent.inc_by(written.frames as u64);
+            self.endpoint.metrics.sent_bytes.inc_by(written.payload_bytes as u64);
+            self.machine.sent(now_ms);
+        }
+        match flushed {
+            Poll::Ready(Ok(())) if live.closing == Closing::Lingering => {
+                let ended = live.socket.poll_shutdown(cx).is_ready() && live.socket.poll_discard(cx).is_ready();
+                if ended {
+                    self.gone(self.machine.ending());
+                }
+                ended
+            }
+            Poll::Ready(Err(_)) => {
+                self.gone(Ending::new(CloseCode::ABNORMAL, "connection lost", Cause::Client));
+                true
+            }
+            _ => written.frames > 0,
+        }
+    }
+
+    fn poll_socket_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let now_ms = self.now_ms();
+        let Some(live) = &mut self.live else { return false };
+        let wanted = match live.closing {
+            Closing::No => self.machine.wants_messages(),
+            // The peer's close is awaited; messages that still come in are ignored by the machine.
+            Closing::Wanted | Closing::Sent => true,
+            Closing::Lingering => false,
+        };
+        if !wanted {
+            return false;
+        }
+        let read = live.socket.poll_read(cx);
+        if live.socket.take_heard() {
+            self.machine.heard(now_ms);
+        }
+        match read {
+            Poll::Pending => false,
+            Poll::Ready(incoming) => {
+                self.on_incoming(now_ms, incoming);
+                true
+            }
+        }
+    }
+
+    fn on_incoming(&mut self, now_ms: u64, incoming: Incoming) {
+        match incoming {
+            Incoming::Message(payload) => self.on_message(now_ms, payload),
+            Incoming::Control => {}
+            Incoming::Close(ending) => {
+                self.machine.close(now_ms, ending);
+                self.linger();
+            }
+            Incoming::Violation(ending) => {
+                tracing::debug!(connection = %self.connection.id, code = ending.code.0, "{}", ending.reason);
+                if self.machine.is_serving() {
+                    self.machine.close(now_ms, ending.clone());
+                    if let Some(live) = &mut self.live {
+                        live.socket.drop_queued();
+                        live.socket.close(&mut Context::from_waker(std::task::Waker::noop()), &ending);
+                    }
+                }
+                self.linger();
+            }
+            Incoming::End => self.gone(Ending::new(CloseCode::ABNORMAL, "connection lost", Cause::Client)),
+        }
+    }
+
+    fn on_message(&mut self, now_ms: u64, payload: Payload) {
+        self.connection.count_received();
+        self.endpoint.metrics.messages_received.inc();
+        self.endpoint.metrics.received_bytes.inc_by(payload.len() as u64);
+        if let Received::RateLimited { seq, retry_after_ms } = self.machine.on_message(now_ms, payload) {
+            let verdict = self.services.pipeline.rate_limited(&self.endpoint, seq, retry_after_ms);
+            self.apply(verdict);
+        }
+    }
+
+    /// The answer to the peer's close, or the close after a violation, is queued: flush it and read to the end.
+    fn linger(&mut self) {
+        self.connection.mailbox.shut();
+        if let Some(live) = &mut self.live {
+            live.socket.drop_queued();
+            live.closing = Closing::Lingering;
+            live.wake_at(self.epoch, self.machine.next_deadline_ms());
+        }
+    }
+
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(live) = &mut self.live else { return false };
+        if live.sleep.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.refresh();
+        let now_ms = self.now_ms();
+        match self.machine.on_time(now_ms) {
+            Due::Nothing => {}
+            Due::Ping => {
+                if let Some(live) = &mut self.live {
+                    live.socket.ping(cx);
+                }
+            }
+            Due::Close(ending) => self.begin_close(ending),
+            Due::GiveUp => self.gone(self.machine.ending()),
+        }
+        if let Some(live) = &mut self.live {
+            let next_ms = self.machine.next_deadline_ms().map(|at| at.max(now_ms + 1));
+            live.wake_at(self.epoch, next_ms);
+        }
+        true
+    }
+
+    /// The socket is gone: nobody can reach this connection any more; its accepted messages go on.
+    fn gone(&mut self, ending: Ending) {
+        self.machine.gone(ending);
+        if self.live.take().is_some() {
+            let ending = self.machine.ending();
+            self.endpoint.metrics.connections.dec();
+            self.services.pipeline.count_closed(&self.endpoint, &ending);
+            tracing::debug!(
+                connection = %self.connection.id,
+                endpoint = %self.endpoint.draft.path,
+                code = ending.code.0,
+                cause = ending.cause.as_str(),
+                "connection closed"
+            );
+        }
+    }
+
+    /// Takes over the newest settings of the endpoint.
+    fn refresh(&mut self) {
+        if self.services.pipeline.refresh(&mut self.endpoint) {
+            self.machine.set_settings(settings_of(&self.endpoint));
+            let limits = &self.endpoint.draft.limits;
+            self.connection.mailbox.set_budget(limits.send_buffer);
+            if let Some(live) = &mut self.live {
+                live.socket.set_message_size(limits.message_size);
+                live.wake_at(self.epoch, self.machine.next_deadline_ms());
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl<S> Drop for Session<S> {
+    fn drop(&mut self) {
+        // A session that is dropped before its end, by a drain's deadline or a panic, still counts.
+        if self.live.is_some() {
+            self.endpoint.metrics.connections.dec();
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
+    fn queue(&mut self, entry: Entry) {
+        self.writing += 1;
+        if let Some(on_written) = entry.on_written {
+            self.receipts.push((self.writing, on_written));
+        }
+        self.socket.queue(entry.payload);
+    }
+
+    fn wrote(&mut self, frames: usize) {
+        self.writing = self.writing.saturating_sub(frames);
+        for (at, on_written) in std::mem::take(&mut self.receipts) {
+            if at <= frames {
+                on_written();
+            } else {
+                self.receipts.push((at - frames, on_written));
+            }
+        }
+    }
+
+    /// Moves the alarm forward if something is due earlier; a later deadline is found when the alarm goes off.
+    fn wake_at(&mut self, epoch: Instant, deadline_ms: Option<u64>) {
+        let Some(deadline_ms) = deadline_ms else { return };
+        let at = epoch + Duration::from_millis(deadline_ms);
+        if at < self.sleep.deadline() || self.sleep.is_elapsed() {
+            self.sleep.as_mut().reset(at);
+        }
+    }
+}
+
+fn sender_of(connection: &Connection) -> Sender {
+    Sender { id: connection.id, user: connection.user.clone(), context: connection.context() }
+}
+
+fn settings_of(endpoint: &Endpoint) -> Settings {
+    let draft = &endpoint.draft;
+    Settings {
+        heartbeat_interval_ms: millis(draft.heartbeat.interval),
+        heartbeat_timeout_ms: millis(draft.heartbeat.timeout),
+        heartbeat_misses: draft.heartbeat.misses,
+        idle_timeout_ms: draft.idle_timeout.map(millis),
+        lifetime_ms: draft.lifetime.map(millis),
+        receive_buffer: draft.limits.receive_buffer,
+        messages_per_second: draft.limits.messages_per_second,
+        invalid_messages: draft.limits.invalid_messages,
+        close_timeout_ms: millis(CLOSE_TIMEOUT),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
