@@ -167,6 +167,12 @@ impl Pipeline {
         self.report(&endpoint.draft.path, "$push", "push", endpoint.draft.validate, &violations)
     }
 
+    /// Counts a connection that ended.
+    pub fn count_closed(&self, endpoint: &Endpoint, ending: &Ending) {
+        let label = EndpointCause { endpoint: endpoint.draft.path.clone(), cause: ending.cause.as_str().into() };
+        self.metrics.connections_closed.get_or_create(&label).inc();
+    }
+
     fn decode(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Result<Routed, (Reject, Arc<str>)> {
         let Inbound { seq, payload, received } = inbound;
         let none = || Arc::from("$none");
