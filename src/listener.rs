@@ -1,7 +1,13 @@
 //! The listener: TCP in, WebSocket handshakes answered, sessions started. Knows sessions; must not know the pipeline's inside.
 
+pub mod accept;
+pub mod admission;
+pub mod upgrade;
+
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub use accept::Listener;
 
 /// Settings of the client-facing listener. Restart-only.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -75,15 +75,14 @@ struct Call {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
-    /// Registers the connection and readies its session. `read_ahead` is what came in behind the handshake.
+    /// Readies the session of a registered connection.
     pub fn new(
         services: Arc<Services>,
         endpoint: Arc<Endpoint>,
         connection: Arc<Connection>,
-        stream: S,
-        read_ahead: &[u8],
+        registration: Registration,
+        socket: Socket<S>,
     ) -> Self {
-        let socket = Socket::new(stream, read_ahead, endpoint.draft.limits.message_size);
         let epoch = Instant::now();
         let machine = Machine::new(settings_of(&endpoint), 0);
         let first = machine.next_deadline_ms().unwrap_or_default();
@@ -95,7 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             receipts: Vec::new(),
             writing: 0,
             closing: Closing::No,
-            _registration: services.deliver.register(connection.clone()),
+            _registration: registration,
         };
         Self { services, endpoint, connection, machine, live: Some(live), calls: Vec::new(), held: None, epoch }
     }
@@ -110,6 +109,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let (sender, seq) = (sender_of(&self.connection), self.machine.seq() + 1);
         let told = self.services.pipeline.disconnect(&self.endpoint, sender, seq, &ending, self.epoch.elapsed());
         Box::pin(told).await;
+    }
+
+    /// Ends a connection whose client left before the handshake was answered: its connect was accepted, so its disconnect is due.
+    pub async fn never_opened(services: &Services, endpoint: &Endpoint, connection: &Connection) {
+        let ending = Ending::new(CloseCode::ABNORMAL, "left during the handshake", Cause::Client);
+        services.pipeline.disconnect(endpoint, sender_of(connection), 1, &ending, Duration::ZERO).await;
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<()> {

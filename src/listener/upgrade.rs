@@ -1,0 +1,343 @@
+//! The handshake (RFC 6455 section 4.2): which requests may become a WebSocket, the connect event, the answer, the session.
+//! Knows sessions; must not know routes or how an upstream is asked.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::admission::{Admission, Place};
+use crate::connection::{Connection, Opening};
+use crate::ids::{ConnectionId, NodeId};
+use crate::message::Command;
+use crate::pipeline::{ConnectFacts, Connected, Greeting, Sender};
+use crate::session::{Services, Session, Socket};
+use crate::snapshot::Endpoint;
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::HandshakeLabel;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Who is at the other end of the TCP connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub addr: SocketAddr,
+}
+
+/// Answers handshakes and starts sessions.
+pub struct Upgrader {
+    pub node: NodeId,
+    pub services: Arc<Services>,
+    pub admission: Arc<Admission>,
+    pub tasks: Tasks,
+    pub metrics: Arc<Metrics>,
+    pub handshake_timeout: Duration,
+    /// Open connections over all endpoints.
+    pub connections_max: usize,
+    /// Set while draining: every handshake is refused with 503.
+    pub draining: Arc<AtomicBool>,
+}
+
+/// A handshake that may be accepted.
+struct Handshake {
+    id: ConnectionId,
+    /// `Sec-WebSocket-Accept`.
+    accept: String,
+    /// The subprotocols that the client offers.
+    offered: Vec<String>,
+    peer: Peer,
+    place: Place,
+    upgrade: OnUpgrade,
+}
+
+/// A refusal of a handshake.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl Upgrader {
+    /// Answers one request: 101 and a session, or the status that says what is wrong.
+    pub async fn answer(self: &Arc<Self>, mut request: Request<Incoming>, peer: Peer) -> Answer {
+        let snapshot = self.services.pipeline.snapshot();
+        let Some(endpoint) = snapshot.endpoint(request.uri().path()).cloned() else {
+            let refusal = refuse(StatusCode::NOT_FOUND, "no endpoint at this path");
+            return self.count("$none", refusal.into_answer());
+        };
+        let path = endpoint.draft.path.clone();
+        let (accept, place) = match self.check(&request, &endpoint) {
+            Ok(checked) => checked,
+            Err(refusal) => return self.count(&path, refusal.into_answer()),
+        };
+        let handshake = Handshake {
+            id: ConnectionId::random(self.node),
+            accept,
+            offered: subprotocols(request.headers()),
+            peer,
+            place,
+            upgrade: hyper::upgrade::on(&mut request),
+        };
+        let answer = if endpoint.connect.is_some() {
+            let facts = facts_of(&request, &handshake.offered, peer);
+            // A task of its own: a client that leaves in the middle must not stop a connect that the upstream may accept.
+            let connecting = self.tasks.spawn(self.clone().connect(endpoint, handshake, facts));
+            connecting
+                .await
+                .unwrap_or_else(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_answer())
+        } else {
+            self.open(endpoint, handshake, Greeting::default())
+        };
+        self.count(&path, answer)
+    }
+
+    /// What can be said without asking anybody.
+    fn check(&self, request: &Request<Incoming>, endpoint: &Endpoint) -> Result<(String, Place), Refusal> {
+        let headers = request.headers();
+        if request.method() != Method::GET {
+            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket handshake is a GET request"));
+        }
+        if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
+            return Err(refuse(
+                StatusCode::UPGRADE_REQUIRED,
+                "this is a WebSocket endpoint; connect with ws:// or wss://",
+            ));
+        }
+        if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+            return Err(refuse(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"));
+        }
+        let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|key| is_nonce(key)) else {
+            return Err(refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"));
+        };
+        check_origin(headers, &endpoint.draft.origins)?;
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "this server is going away; try again"));
+        }
+        let endpoint_max = endpoint.draft.limits.connections;
+        let place = self.admission.enter(&endpoint.draft.path, endpoint_max, self.connections_max);
+        let place = place.ok_or_else(|| refuse(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again"))?;
+        Ok((derive_accept_key(key.as_bytes()), place))
+    }
+
+    /// Asks the connect upstream.
+    async fn connect(self: Arc<Self>, endpoint: Arc<Endpoint>, handshake: Handshake, facts: ConnectFacts) -> Answer {
+        let sender = Sender { id: handshake.id, user: None, context: None };
+        let deadline = Instant::now() + self.handshake_timeout;
+        match Box::pin(self.services.pipeline.connect(&endpoint, sender, &facts, deadline)).await {
+            Connected::Accepted(greeting) => self.open(endpoint, handshake, greeting),
+            Connected::Refused { status, content_type, body } => refused_by_upstream(status, content_type, body),
+            Connected::Unavailable => {
+                refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody could accept the connection; try again").into_answer()
+            }
+        }
+    }
+
+    /// Makes the connection known and starts its session, which waits for the answer to leave.
+    fn open(&self, endpoint: Arc<Endpoint>, handshake: Handshake, greeting: Greeting) -> Answer {
+        let Handshake { id, accept, offered, peer, place, upgrade } = handshake;
+        let chosen = choose_subprotocol(&endpoint.draft.subprotocols, &offered, greeting.subprotocol.as_deref());
+        let connection = Connection::new(Opening {
+            id,
+            endpoint: endpoint.draft.path.clone(),
+            user: greeting.user.clone(),
+            context: context_of(&greeting),
+            remote_addr: peer.addr,
+            subprotocol: chosen.as_deref().map(Into::into),
+            send_buffer: endpoint.draft.limits.send_buffer,
+            groups_max: endpoint.draft.limits.groups,
+        });
+        // Reachable from now on: a handler may push as soon as it has answered.
+        let registration = self.services.deliver.register(connection.clone());
+        let services = self.services.clone();
+        let greeting = Box::new(greeting);
+        self.tasks.spawn(async move {
+            let _place = place;
+            let stream = upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok());
+            let Some(parts) = stream else {
+                drop(registration);
+                return Session::<TcpStream>::never_opened(&services, &endpoint, &connection).await;
+            };
+            let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, endpoint.draft.limits.message_size);
+            drop(parts.read_buf);
+            Session::new(services, endpoint, connection, registration, socket).run(greeting).await;
+        });
+        switching(&accept, chosen)
+    }
+
+    fn count(&self, endpoint: &str, answer: Answer) -> Answer {
+        let status = answer.status().as_str().into();
+        self.metrics.handshakes.get_or_create(&HandshakeLabel { endpoint: endpoint.into(), status }).inc();
+        answer
+    }
+}
+
+impl Refusal {
+    fn into_answer(self) -> Answer {
+        let mut answer = Response::new(Full::new(Bytes::from(self.message + "\n")));
+        *answer.status_mut() = self.status;
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        match self.status {
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(http::header::ALLOW, HeaderValue::from_static("GET"));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Refusal {
+    Refusal { status, message: message.to_owned() }
+}
+
+fn refused_by_upstream(status: u16, content_type: Option<String>, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+    if let Some(value) = content_type.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        answer.headers_mut().insert(CONTENT_TYPE, value);
+    }
+    answer
+}
+
+fn switching(accept: &str, subprotocol: Option<String>) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    // The accept key is base64, and the subprotocol is one that came as a header: both are header values.
+    if let Ok(value) = HeaderValue::from_str(accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, value);
+    }
+    if let Some(value) = subprotocol.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
+    }
+    answer
+}
+
+/// Browsers always send `Origin`; other clients need not, and pass.
+fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), Refusal> {
+    let Some(origin) = headers.get(ORIGIN).filter(|_| !allowed.is_empty()) else { return Ok(()) };
+    let fits = allowed.iter().any(|a| a == "*" || origin.as_bytes().eq_ignore_ascii_case(a.as_bytes()));
+    if fits { Ok(()) } else { Err(refuse(StatusCode::FORBIDDEN, "this origin may not connect")) }
+}
+
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    list(headers, name).any(|value| value.eq_ignore_ascii_case(token))
+}
+
+/// The members of a comma-separated header that may repeat.
+fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|value| !value.is_empty())
+}
+
+fn is_nonce(key: &HeaderValue) -> bool {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16)
+}
+
+fn subprotocols(headers: &HeaderMap) -> Vec<String> {
+    list(headers, SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect()
+}
+
+/// The application's choice, if the client offers it; else the endpoint's first that the client offers.
+fn choose_subprotocol(preferred: &[String], offered: &[String], chosen: Option<&str>) -> Option<String> {
+    let is_offered = |name: &&str| offered.iter().any(|o| o == name);
+    chosen.filter(is_offered).or_else(|| preferred.iter().map(String::as_str).find(is_offered)).map(str::to_owned)
+}
+
+/// The context that the answer to the connect gave, so that the first event already bears it.
+fn context_of(greeting: &Greeting) -> Option<Arc<str>> {
+    let own = greeting.commands.iter().rev().find_map(|command| match command {
+        Command::Context { connection: None, value } => Some(value.clone()),
+        _ => None,
+    });
+    own.filter(|value| !value.is_empty())
+}
+
+fn facts_of(request: &Request<Incoming>, offered: &[String], peer: Peer) -> ConnectFacts {
+    let mut facts = ConnectFacts {
+        headers: Default::default(),
+        query: query_of(request.uri()),
+        subprotocols: offered.to_vec(),
+        remote_addr: peer.addr,
+    };
+    for (name, value) in request.headers() {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let joined: &mut String = facts.headers.entry(name.as_str().to_owned()).or_default();
+        if !joined.is_empty() {
+            joined.push_str(", ");
+        }
+        joined.push_str(&value);
+    }
+    facts
+}
+
+fn query_of(uri: &Uri) -> std::collections::BTreeMap<String, String> {
+    form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn tokens_are_found_in_lists_of_any_case() {
+        let headers = headers(&[(CONNECTION, "keep-alive, Upgrade")]);
+        assert!(has_token(&headers, CONNECTION, "upgrade"));
+        assert!(!has_token(&headers, CONNECTION, "close"));
+    }
+
+    #[test]
+    fn an_origin_is_held_against_the_list() {
+        let allowed = ["https://app.example.com".to_owned()];
+        assert!(check_origin(&headers(&[(ORIGIN, "https://app.example.com")]), &allowed).is_ok());
+        assert!(check_origin(&headers(&[(ORIGIN, "https://evil.example.com")]), &allowed).is_err());
+        assert!(check_origin(&headers(&[(ORIGIN, "null")]), &allowed).is_err());
+        assert!(check_origin(&headers(&[]), &allowed).is_ok(), "not a browser");
+        assert!(check_origin(&headers(&[(ORIGIN, "https://any.example.com")]), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_subprotocol_is_chosen_only_of_those_offered() {
+        let (preferred, offered) = (["b".to_owned(), "a".to_owned()], ["a".to_owned(), "b".to_owned()]);
+        assert_eq!(choose_subprotocol(&preferred, &offered, None).as_deref(), Some("b"));
+        assert_eq!(choose_subprotocol(&preferred, &offered, Some("a")).as_deref(), Some("a"));
+        assert_eq!(choose_subprotocol(&preferred, &offered, Some("z")).as_deref(), Some("b"));
+        assert_eq!(choose_subprotocol(&[], &offered, None), None);
+    }
+
+    #[test]
+    fn a_key_is_sixteen_bytes() {
+        assert!(is_nonce(&HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==")));
+        assert!(!is_nonce(&HeaderValue::from_static("dGhl")));
+        assert!(!is_nonce(&HeaderValue::from_static("not base64")));
+    }
+}
