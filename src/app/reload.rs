@@ -1,0 +1,183 @@
+//! Live reload: read, build a whole snapshot off the message path, swap, or keep the old one and say why.
+//! Must not know what is in a configuration.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::config::{self, Fixed, Loaded};
+use crate::drain::DrainSettings;
+use crate::pipeline::Pipeline;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Metrics;
+use crate::telemetry::logging::LogHandle;
+use crate::telemetry::metrics::OutcomeLabel;
+
+/// Reloads the configuration, one reload at a time.
+pub struct Reloader {
+    path: Option<PathBuf>,
+    pipeline: Arc<Pipeline>,
+    metrics: Arc<Metrics>,
+    log: LogHandle,
+    /// The settings in use that are not part of the snapshot.
+    fixed: Mutex<Fixed>,
+    refused: Mutex<Option<Refused>>,
+    /// Files to watch, as the newest configuration names them.
+    files: watch::Sender<Vec<PathBuf>>,
+    gate: tokio::sync::Semaphore,
+}
+
+/// The last reload, if it was refused.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub at: SystemTime,
+    pub problems: Vec<String>,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    Applied { generation: u64 },
+    /// The file says what is in use already.
+    Unchanged { generation: u64 },
+}
+
+impl Reloader {
+    pub fn new(
+        path: Option<PathBuf>,
+        fixed: Fixed,
+        pipeline: Arc<Pipeline>,
+        metrics: Arc<Metrics>,
+        log: LogHandle,
+    ) -> Arc<Self> {
+        let reloader = Self {
+            path,
+            pipeline,
+            metrics,
+            log,
+            fixed: Mutex::new(fixed),
+            refused: Mutex::new(None),
+            files: watch::Sender::new(Vec::new()),
+            gate: tokio::sync::Semaphore::new(1),
+        };
+        reloader.count_loaded();
+        Arc::new(reloader)
+    }
+
+    /// Reads the file and swaps the snapshot, or keeps the old one: then the problems, a line each.
+    pub async fn reload(&self, trigger: &'static str) -> Result<Reload, Vec<String>> {
+        let Some(path) = &self.path else {
+            return Err(vec!["this configuration is built in: there is no file to reload".into()]);
+        };
+        // The semaphore is never closed, so a permit always comes.
+        let _one_at_a_time = self.gate.acquire().await;
+        let result = match self.read(path).await {
+            Ok(loaded) => self.apply(loaded),
+            Err(problems) => Err(problems),
+        };
+        let outcome = match &result {
+            Ok(Reload::Applied { generation }) => {
+                tracing::info!(trigger, generation, "configuration reloaded");
+                *self.refused.lock() = None;
+                self.count_loaded();
+                "applied"
+            }
+            Ok(Reload::Unchanged { .. }) => {
+                *self.refused.lock() = None;
+                "unchanged"
+            }
+            Err(problems) => {
+                for problem in problems {
+                    tracing::error!(trigger, "configuration refused, the old one stays: {problem}");
+                }
+                *self.refused.lock() = Some(Refused { at: SystemTime::now(), problems: problems.clone() });
+                "refused"
+            }
+        };
+        self.metrics.reloads.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
+        result
+    }
+
+    /// Reloads whenever a file of the configuration may have changed, until `stop` turns true.
+    pub async fn watch(self: Arc<Self>, files: Vec<PathBuf>, mut stop: watch::Receiver<bool>) {
+        if self.path.is_none() {
+            return;
+        }
+        let mut watcher = match config::Watcher::new(&files) {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                tracing::error!("cannot watch the configuration for changes: {error}; reload by SIGHUP or POST /v1/config/reload");
+                return;
+            }
+        };
+        let mut changed_files = self.files.subscribe();
+        loop {
+            tokio::select! {
+                () = watcher.changed() => {
+                    // What is wrong is logged, counted and shown by GET /v1/config.
+                    let _ = self.reload("file").await;
+                }
+                Ok(()) = changed_files.changed() => {
+                    let files = changed_files.borrow_and_update().clone();
+                    watcher.set_files(&files);
+                }
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Why the last reload was refused, if it was.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused.lock().clone()
+    }
+
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// The drain's settings, as the newest configuration has them.
+    pub fn drain_settings(&self) -> DrainSettings {
+        self.fixed.lock().drain
+    }
+
+    async fn read(&self, path: &Path) -> Result<Loaded, Vec<String>> {
+        let path = path.to_owned();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        match loaded {
+            Ok(result) => result.map_err(|problems| problems.lines()),
+            Err(error) => Err(vec![format!("reading the configuration failed: {error}")]),
+        }
+    }
+
+    fn apply(&self, loaded: Loaded) -> Result<Reload, Vec<String>> {
+        let old = self.pipeline.snapshot();
+        let changes = config::restart_only_changes(&self.fixed.lock(), &loaded.fixed);
+        if !changes.is_empty() {
+            return Err(changes.iter().map(|key| format!("{key}: changes only by a restart; undo it or restart")).collect());
+        }
+        if loaded.draft.hash == old.hash {
+            return Ok(Reload::Unchanged { generation: old.generation });
+        }
+        let level = &loaded.fixed.log.level;
+        if *level != self.fixed.lock().log.level {
+            self.log.set_level(level).map_err(|error| vec![format!("log.level: {error}")])?;
+        }
+        let snapshot =
+            Snapshot::build(loaded.draft, Some(&old), &self.metrics).map_err(|error| vec![error.to_string()])?;
+        let generation = snapshot.generation;
+        self.pipeline.swap(snapshot);
+        *self.fixed.lock() = loaded.fixed;
+        self.files.send_replace(loaded.files);
+        Ok(Reload::Applied { generation })
+    }
+
+    fn count_loaded(&self) {
+        let snapshot = self.pipeline.snapshot();
+        self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        let since = snapshot.loaded_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.metrics.config_loaded_seconds.set(since.as_secs_f64());
+    }
+}

@@ -1,0 +1,122 @@
+//! The command line: what the program is asked to do, and the exit code it leaves with. Must not hold any rule about messages.
+
+mod demo;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+use crate::telemetry::logging::{LogFormat, LogSettings};
+
+/// Something failed while running.
+const EXIT_FAILURE: u8 = 1;
+/// The configuration cannot be used (`EX_CONFIG` of sysexits.h). clap itself exits with 2 on a usage error.
+const EXIT_CONFIG: u8 = 78;
+
+const EXAMPLES: &str = "\
+Examples:
+  holdfast demo                                 try it: a chat in the browser, nothing else installed
+  holdfast check config/holdfast.yaml           name every problem of a configuration
+  holdfast run --config config/holdfast.yaml    serve
+  kill -HUP PID                                 reload the configuration; no socket notices
+  kill -TERM PID                                drain: close connections at a pace, finish what is in flight, exit
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 the configuration cannot be used.";
+
+/// A sidecar that owns WebSocket connections so that the application beside it can stay stateless.
+#[derive(Parser)]
+#[command(name = "holdfast", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the connections of a configuration
+    #[command(after_help = "Example:\n  holdfast run --config config/holdfast.yaml")]
+    Run {
+        /// The configuration file (YAML)
+        #[arg(long, short, env = "HOLDFAST_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Name every problem of a configuration; runs the same code as start-up
+    #[command(after_help = "Example:\n  holdfast check config/holdfast.yaml")]
+    Check {
+        /// The configuration file (YAML)
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    #[command(after_help = "Example:\n  holdfast schema > holdfast.schema.json")]
+    Schema,
+    /// Try it: Holdfast, a small chat application and its page, with nothing else installed
+    #[command(after_help = "Examples:\n  holdfast demo\n  holdfast demo --check")]
+    Demo(demo::DemoArguments),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Start(#[from] crate::app::StartError),
+    #[error("log: {0}")]
+    Log(String),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("demo: {0}")]
+    Demo(String),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run { config: Some(path) } => run::run(path),
+        Command::Run { config: None } => {
+            eprintln!("holdfast run needs a configuration: `holdfast run --config FILE` (try `holdfast demo` first)");
+            return ExitCode::from(2);
+        }
+        Command::Check { config } => return check(&config),
+        Command::Schema => return print_schema(),
+        Command::Demo(arguments) => demo::demo(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("holdfast: {error}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+fn check(path: &std::path::Path) -> ExitCode {
+    match config::load(path) {
+        Ok(loaded) => {
+            let (endpoints, upstreams) = (loaded.draft.endpoints.len(), loaded.draft.upstreams.len());
+            println!("{}: ok ({endpoints} endpoints, {upstreams} upstreams)", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(problems) => refuse(&problems),
+    }
+}
+
+fn print_schema() -> ExitCode {
+    // A JSON value always prints.
+    println!("{}", serde_json::to_string_pretty(&config::json_schema()).unwrap_or_default());
+    ExitCode::SUCCESS
+}
+
+fn refuse(problems: &config::Problems) -> ExitCode {
+    let lines = problems.lines();
+    lines.iter().for_each(|line| eprintln!("{line}"));
+    eprintln!("{} problem{}", lines.len(), if lines.len() == 1 { "" } else { "s" });
+    ExitCode::from(EXIT_CONFIG)
+}
+
+/// The log of commands that read no configuration.
+fn default_log(level: &str) -> LogSettings {
+    LogSettings { level: level.to_owned(), format: LogFormat::Text }
+}

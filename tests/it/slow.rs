@@ -1,0 +1,108 @@
+//! A client that stops reading: refused pushes first, then the cut, and nobody else notices.
+
+use http::Method;
+use tokio::io::AsyncReadExt;
+
+use crate::harness::{Client, Holdfast, Reply, Upstream, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_is_cut_and_its_pusher_is_told_before() {
+    let app = Upstream::start(|call| Reply::json(format!("\"{}\"", call.header("ce-connectionid")))).await;
+    let endpoint = "disconnect: app\nlimits: {send_buffer: 256KiB}\nroutes: [{event: \"*\", upstream: app}]";
+    let holdfast = Holdfast::start(&app, endpoint).await;
+    let mut slow = holdfast.connect().await;
+    let mut other = holdfast.connect().await;
+    let id = id_of(&mut slow).await;
+    id_of(&mut other).await;
+
+    // Polite pushes fill the kernel's buffers and half of the mailbox; then the pusher is told.
+    let path = format!("/v1/connections/{id}/messages?wait=queued");
+    let payload = "x".repeat(32 * 1024);
+    let full = eventually("429", || async {
+        let (status, _, _) = holdfast.call_raw(Method::POST, &path, &[], payload.clone()).await;
+        assert!(status == 202 || status == 429, "{status}");
+        (status == 429).then_some(status)
+    })
+    .await;
+    assert_eq!(full, 429);
+    let waiting = holdfast.metric("holdfast_mailbox_bytes").await;
+    assert!((131_072.0..=262_144.0).contains(&waiting), "{waiting}");
+
+    // Sends to a group go on until the buffer is spent: then the client is cut and the sender hears of it.
+    eventually("the cut", || async {
+        let (_, sum) = holdfast.call(Method::POST, "/v1/broadcast", payload.clone()).await;
+        assert_eq!(other.text_len().await, payload.len(), "the other client feels nothing");
+        (sum["dropped"] == 1).then_some(())
+    })
+    .await;
+    let end = app.wait_for("disconnect", 1).await.remove(0).json();
+    assert_eq!((end["code"].as_u64(), end["cause"].as_str()), (Some(4001), Some("slow_consumer")));
+    assert_eq!(holdfast.metric("holdfast_slow_consumers_total").await, 1.0);
+    assert_eq!(holdfast.call(Method::GET, &format!("/v1/connections/{id}"), "").await.0, 410);
+    // What the kernel held still arrives, and then the stream ends.
+    let mut rest = Vec::new();
+    let _ = slow.socket.get_mut().read_to_end(&mut rest).await;
+    assert!(!rest.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_that_reads_again_in_time_sees_4001() {
+    let app = Upstream::start(|call| Reply::json(format!("\"{}\"", call.header("ce-connectionid")))).await;
+    let endpoint = "limits: {send_buffer: 64KiB}\nroutes: [{event: \"*\", upstream: app}]";
+    let holdfast = Holdfast::start(&app, endpoint).await;
+    let mut slow = holdfast.connect().await;
+    id_of(&mut slow).await;
+    let payload = "x".repeat(32 * 1024);
+    eventually("the cut", || async {
+        let (_, sum) = holdfast.call(Method::POST, "/v1/broadcast", payload.clone()).await;
+        (sum["dropped"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(slow.closed().await.0, 4001);
+}
+
+/// With its window full a socket is not read, and only that one; its heartbeat does not fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_window_stops_reading_that_socket_alone() {
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let wait = gate.clone();
+    let app = Upstream::start_async(move |call| {
+        let wait = wait.clone();
+        async move {
+            if call.text().contains("slow") {
+                wait.acquire().await.expect("open").forget();
+            }
+            Reply::json(call.body)
+        }
+    })
+    .await;
+    let endpoint = "limits: {receive_buffer: 4KiB}\nheartbeat: {interval: 100ms, timeout: 100ms, misses: 1}\n\
+                    routes: [{event: \"*\", upstream: app}]";
+    let holdfast = Holdfast::start(&app, endpoint).await;
+    let mut stuck = holdfast.connect().await;
+    let mut free = holdfast.connect().await;
+    let message = format!("{{\"type\":\"slow\",\"pad\":\"{}\"}}", "x".repeat(1000));
+    for _ in 0..40 {
+        stuck.send(&message).await;
+    }
+    app.wait_for("message", 1).await;
+    let read = "holdfast_messages_received_total";
+    let taken = eventually("reading stopped", || async {
+        let before = holdfast.metric(read).await;
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        (holdfast.metric(read).await == before && before > 0.0).then_some(before)
+    })
+    .await;
+    assert!(taken <= 8.0, "read ahead of the window: {taken} messages of 1 KB into 4 KiB");
+    free.send(r#"{"type":"quick"}"#).await;
+    assert_eq!(free.text().await, r#"{"type":"quick"}"#);
+    gate.add_permits(40);
+    for _ in 0..40 {
+        assert_eq!(stuck.text().await, message, "the heartbeat waited with it");
+    }
+}
+
+async fn id_of(client: &mut Client) -> String {
+    client.send(r#"{"type":"id"}"#).await;
+    client.json().await.as_str().expect("an ID").to_owned()
+}
