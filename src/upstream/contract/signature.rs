@@ -5,8 +5,8 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Shorter keys are a mistake in the settings.
-const KEY_BYTES_MIN: usize = 16;
+/// The least that Standard Webhooks allows.
+const KEY_BYTES_MIN: usize = 24;
 
 /// Signs with one upstream's secret.
 pub struct Signer {
