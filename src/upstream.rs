@@ -65,4 +65,9 @@ impl Upstream {
     pub async fn call(&self, event: &Event, deadline: Instant) -> Result<Answer, Failure> {
         self.client.call(event, deadline).await
     }
+
+    /// Every address known now, with `closed`, `half_open` or `open`: the state of its breaker.
+    pub fn addresses(&self) -> Vec<(String, &'static str)> {
+        self.client.addresses()
+    }
 }

@@ -1,13 +1,37 @@
-//! The HTTP upstream.
+//! The HTTP upstream: its settings, and the client that brings events to a list of addresses.
+//! Knows HTTP and time limits; must not know what events mean or who sends them.
 
-use std::sync::Arc;
+mod attempt;
+mod call;
+mod connect;
+mod endpoint;
+mod endpoints;
+mod meters;
+mod pool;
+mod slots;
+mod target;
+mod tls;
+
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::contract::Contract;
+use super::retry::Backoff;
 use crate::message::{Answer, Event, Failure};
+use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+use connect::Connector;
+use endpoints::Endpoints;
+use meters::Meters;
+use slots::Slots;
+use target::Target;
+
+/// How often idle connections are looked through and gauges set anew.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// How an event is laid out in a request (CloudEvents HTTP binding).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,21 +86,117 @@ pub struct HttpSettings {
     pub ca_pem: Option<Arc<str>>,
 }
 
-/// The client of one HTTP upstream.
-pub struct HttpUpstream {}
+/// The client of one HTTP upstream. Dropping it closes its idle connections.
+pub struct HttpUpstream {
+    client: Arc<Client>,
+    housekeeping: JoinHandle<()>,
+}
+
+/// What calls share.
+struct Client {
+    settings: HttpSettings,
+    contract: Contract,
+    connector: Connector,
+    endpoints: Arc<Endpoints>,
+    slots: Slots,
+    backoff: Backoff,
+    meters: Arc<Meters>,
+}
 
 impl HttpUpstream {
-    pub fn new(_name: &str, _settings: &HttpSettings, _metrics: &Arc<Metrics>) -> Result<Self, String> {
-        todo!()
+    /// Checks the settings and makes the client. Opens no connection and looks up no name yet. Needs a tokio runtime.
+    pub fn new(name: &str, settings: &HttpSettings, metrics: &Arc<Metrics>) -> Result<Self, String> {
+        let targets: Vec<Arc<Target>> =
+            settings.urls.iter().map(|url| Target::new(url).map(Arc::new)).collect::<Result<_, _>>()?;
+        if targets.is_empty() {
+            return Err("expected at least one URL".into());
+        }
+        let contract = Contract::new(settings.mode, settings.signing_secret.as_ref(), &settings.headers)?;
+        let tasks = Tasks::new();
+        let tls = match targets.iter().any(|target| target.server_name.is_some()) {
+            true => Some(tls::client_config(settings.version, settings.ca_pem.as_deref())?),
+            false => None,
+        };
+        let meters = Arc::new(Meters::new(name, metrics));
+        let client = Arc::new(Client {
+            contract,
+            connector: Connector::new(settings.version, tls, tasks.clone()),
+            endpoints: Endpoints::new(targets, settings, tasks.clone(), meters.clone()),
+            slots: Slots::new(settings.concurrency, settings.waiting, meters.waiting.clone()),
+            backoff: Backoff { min: settings.backoff_min, max: settings.backoff_max },
+            meters,
+            settings: settings.clone(),
+        });
+        let housekeeping = tasks.spawn(keep_house(Arc::downgrade(&client.endpoints)));
+        Ok(Self { client, housekeeping })
     }
 
-    pub async fn call(&self, _event: &Event, _deadline: Instant) -> Result<Answer, Failure> {
-        todo!()
+    /// Delivers one event: attempts, retries, breaker and balancing, until it is answered or `deadline` has passed.
+    pub async fn call(&self, event: &Event, deadline: Instant) -> Result<Answer, Failure> {
+        self.client.call(event, deadline).await
+    }
+
+    /// Every address known now with its breaker's state.
+    pub fn addresses(&self) -> Vec<(String, &'static str)> {
+        self.client.endpoints.addresses()
+    }
+}
+
+impl Drop for HttpUpstream {
+    fn drop(&mut self) {
+        self.housekeeping.abort();
     }
 }
 
 impl PartialEq for HttpSettings {
-    fn eq(&self, _other: &Self) -> bool {
-        todo!()
+    fn eq(&self, other: &Self) -> bool {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Self {
+            urls,
+            version,
+            timeout,
+            deadline,
+            mode,
+            signing_secret,
+            headers,
+            concurrency,
+            waiting,
+            pool_idle_timeout,
+            answer_size,
+            backoff_min,
+            backoff_max,
+            breaker_failures,
+            breaker_open,
+            dns_refresh,
+            ca_pem,
+        } = self;
+        let secret = |secret: &Option<SecretString>| secret.as_ref().map(|s| s.expose_secret().to_owned());
+        let same_headers = headers.len() == other.headers.len()
+            && headers.iter().zip(&other.headers).all(|((name, value), (other_name, other_value))| {
+                name == other_name && value.expose_secret() == other_value.expose_secret()
+            });
+        same_headers
+            && secret(signing_secret) == secret(&other.signing_secret)
+            && (urls, version, timeout, deadline) == (&other.urls, &other.version, &other.timeout, &other.deadline)
+            && (mode, concurrency, waiting) == (&other.mode, &other.concurrency, &other.waiting)
+            && (pool_idle_timeout, answer_size) == (&other.pool_idle_timeout, &other.answer_size)
+            && (backoff_min, backoff_max) == (&other.backoff_min, &other.backoff_max)
+            && (breaker_failures, breaker_open) == (&other.breaker_failures, &other.breaker_open)
+            && (dns_refresh, ca_pem) == (&other.dns_refresh, &other.ca_pem)
     }
 }
+
+async fn keep_house(endpoints: Weak<Endpoints>) {
+    let mut interval = tokio::time::interval(HOUSEKEEPING);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        match endpoints.upgrade() {
+            Some(endpoints) => endpoints.keep_house(),
+            None => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! One attempt at one address: a connection, a request, its response. Must not know breakers or other attempts.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{Method, Request, Response, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::Client;
+use super::endpoint::Endpoint;
+use super::pool::{self, Body, BodyError, Channel};
+use crate::message::{Answer, Event, Failure};
+use crate::upstream::contract::{self, Refusal};
+
+/// Why an attempt brought no answer.
+#[derive(Debug)]
+pub enum Problem {
+    /// The upstream's last word.
+    Final(Failure),
+    /// A status that asks for another attempt.
+    Status {
+        status: u16,
+        retry_after: Option<Duration>,
+    },
+    Timeout,
+    /// Nothing was sent.
+    Connect(String),
+    Io(String),
+}
+
+impl Client {
+    /// Sends the event to one address; given up at `until`.
+    pub(super) async fn attempt(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        event: &Event,
+        until: Instant,
+    ) -> Result<Answer, Problem> {
+        let begun = Instant::now();
+        let result = timeout_at(until, self.exchange(endpoint, event)).await.unwrap_or(Err(Problem::Timeout));
+        self.meters.duration.observe(begun.elapsed().as_secs_f64());
+        let outcome = match &result {
+            Ok(_) => &self.meters.ok,
+            Err(Problem::Final(Failure::Rejected { .. })) => &self.meters.rejected,
+            Err(Problem::Final(_)) => &self.meters.broken,
+            Err(Problem::Status { .. }) => &self.meters.status,
+            Err(Problem::Timeout) => &self.meters.timeout,
+            Err(Problem::Connect(_)) => &self.meters.connect_error,
+            Err(Problem::Io(_)) => &self.meters.io_error,
+        };
+        outcome.inc();
+        result
+    }
+
+    async fn exchange(&self, endpoint: &Arc<Endpoint>, event: &Event) -> Result<Answer, Problem> {
+        let mut channel = match endpoint.pool.checkout().await {
+            Some(mut channel) => match channel.send(self.request(endpoint, event, &channel)).await {
+                Ok(response) => return self.answer(endpoint, event, channel, response).await,
+                // The other side closed the idle connection while the request was on its way. The same key goes along
+                // again, so a handler that did see it can tell.
+                Err(error) if channel.is_stale_after(&error) => {
+                    tracing::debug!(
+                        upstream = &*self.meters.upstream,
+                        address = &*endpoint.label,
+                        error = pool::describe(&error),
+                        "an idle connection had ended; on to a new one"
+                    );
+                    Box::pin(self.connect(endpoint)).await?
+                }
+                Err(error) => return Err(Problem::Io(pool::describe(&error))),
+            },
+            None => Box::pin(self.connect(endpoint)).await?,
+        };
+        let request = self.request(endpoint, event, &channel);
+        let response = channel.send(request).await.map_err(|e| Problem::Io(pool::describe(&e)))?;
+        self.answer(endpoint, event, channel, response).await
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Channel, Problem> {
+        let _opening = match self.connector.may_share() {
+            true => endpoint.pool.opening().await,
+            false => None,
+        };
+        if let Some(shared) = endpoint.pool.shared() {
+            return Ok(shared);
+        }
+        let channel = self.connector.connect(&endpoint.target, endpoint.address).await.map_err(Problem::Connect)?;
+        endpoint.pool.share(&channel);
+        Ok(channel)
+    }
+
+    fn request(&self, endpoint: &Endpoint, event: &Event, channel: &Channel) -> Request<Body> {
+        let (headers, body) = self.contract.request(event, SystemTime::now());
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = headers;
+        *request.uri_mut() = match channel {
+            Channel::Http1(_) => {
+                request.headers_mut().insert(header::HOST, endpoint.target.host_header.clone());
+                endpoint.target.origin_form.clone()
+            }
+            Channel::Http2(_) => {
+                *request.version_mut() = http::Version::HTTP_2;
+                Uri::clone(&endpoint.target.absolute)
+            }
+        };
+        request
+    }
+
+    async fn answer(
+        &self,
+        endpoint: &Endpoint,
+        event: &Event,
+        mut channel: Channel,
+        response: Response<Incoming>,
+    ) -> Result<Answer, Problem> {
+        let (head, body) = response.into_parts();
+        let body = match channel.read_body(body, self.settings.answer_size).await {
+            Ok(body) => {
+                endpoint.pool.checkin(channel).await;
+                body
+            }
+            // What goes with a status that is tried again matters to nobody.
+            Err(_) if contract::is_retryable(head.status) => bytes::Bytes::new(),
+            Err(BodyError::TooLarge) => {
+                let reason = format!("expected a body of at most {} bytes, found more", self.settings.answer_size);
+                return Err(Problem::Final(Failure::Broken { reason }));
+            }
+            Err(BodyError::Io(error)) => return Err(Problem::Io(pool::describe(&error))),
+        };
+        contract::read(event.kind, head.status, &head.headers, body, SystemTime::now()).map_err(|refusal| match refusal
+        {
+            Refusal::Final(failure) => Problem::Final(failure),
+            Refusal::Retry { status, retry_after } => Problem::Status { status, retry_after },
+        })
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Final(failure) => failure.fmt(f),
+            Self::Status { status, .. } => write!(f, "it answered {status}"),
+            Self::Timeout => f.write_str("it did not answer in time"),
+            Self::Connect(reason) | Self::Io(reason) => f.write_str(reason),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The addresses of an upstream: names looked up again over time, and the choice among those whose breakers admit.
+//! Must not know what a call is about.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::HttpSettings;
+use super::endpoint::{Endpoint, EndpointSettings, Lease, Offer};
+use super::meters::Meters;
+use super::target::Target;
+use crate::tasks::Tasks;
+
+/// A look-up that takes longer has failed.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// When a name has no address at all, it is looked up again after this.
+const LOOKUP_RETRY: Duration = Duration::from_millis(500);
+
+/// All addresses of one upstream.
+pub struct Endpoints {
+    targets: Vec<Arc<Target>>,
+    has_names: bool,
+    list: ArcSwap<Vec<Arc<Endpoint>>>,
+    lookup: Mutex<Lookup>,
+    settings: EndpointSettings,
+    dns_refresh: Duration,
+    tasks: Tasks,
+    meters: Arc<Meters>,
+    changed: Arc<Notify>,
+}
+
+struct Lookup {
+    due: Instant,
+    is_running: bool,
+    error: Option<String>,
+}
+
+/// When some address will take a call.
+enum Chance {
+    Now,
+    At(Instant),
+    /// When something changes.
+    Later,
+}
+
+impl Endpoints {
+    pub fn new(targets: Vec<Arc<Target>>, settings: &HttpSettings, tasks: Tasks, meters: Arc<Meters>) -> Arc<Self> {
+        let endpoints = Self {
+            has_names: targets.iter().any(|target| target.ip.is_none()),
+            list: ArcSwap::default(),
+            lookup: Mutex::new(Lookup { due: Instant::now(), is_running: false, error: None }),
+            settings: EndpointSettings {
+                pool_idle_timeout: settings.pool_idle_timeout,
+                breaker_failures: settings.breaker_failures,
+                breaker_open: settings.breaker_open,
+            },
+            dns_refresh: settings.dns_refresh,
+            changed: Arc::new(Notify::new()),
+            targets,
+            tasks,
+            meters,
+        };
+        let none_looked_up = endpoints.targets.iter().map(|_| None).collect();
+        endpoints.replace(none_looked_up);
+        Arc::new(endpoints)
+    }
+
+    /// Takes an address for one call: a probe that is due, or else the less busy of two drawn at random from those that
+    /// admit. `avoid` is taken only if there is no other.
+    pub fn lease(&self, now: Instant, avoid: Option<&Arc<Endpoint>>) -> Option<Lease> {
+        let list = self.list.load();
+        if let [only] = list.as_slice() {
+            return only.lease(now);
+        }
+        let mut chosen: [Option<&Arc<Endpoint>>; 2] = [None, None];
+        let mut seen = 0;
+        let mut fallback = None;
+        for endpoint in list.iter() {
+            match endpoint.offer(now) {
+                Offer::Probe => {
+                    if let Some(lease) = endpoint.lease(now) {
+                        return Some(lease);
+                    }
+                }
+                Offer::Pass if avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, endpoint)) => fallback = Some(endpoint),
+                Offer::Pass => {
+                    // Reservoir sampling: each pair is as likely as any other.
+                    let place = if seen < 2 { seen } else { rand::rng().random_range(0..=seen) };
+                    if let Some(slot) = chosen.get_mut(place) {
+                        *slot = Some(endpoint);
+                    }
+                    seen += 1;
+                }
+                Offer::Aside(_) => {}
+            }
+        }
+        let best = match chosen {
+            [Some(a), Some(b)] if a.in_flight() == b.in_flight() => Some(if rand::random() { a } else { b }),
+            [Some(a), Some(b)] => Some(if a.in_flight() < b.in_flight() { a } else { b }),
+            [one, _] => one.or(fallback),
+        };
+        best?.lease(now)
+    }
+
+    /// True if an address other than this one takes calls freely.
+    pub fn has_other(&self, than: &Arc<Endpoint>, now: Instant) -> bool {
+        self.list.load().iter().any(|endpoint| !Arc::ptr_eq(endpoint, than) && endpoint.offer(now) == Offer::Pass)
+    }
+
+    /// How many addresses there are.
+    pub fn len(&self) -> usize {
+        self.list.load().len()
+    }
+
+    /// True if a call would get an address now. Starts a look-up if one is due.
+    pub fn admits(self: &Arc<Self>, now: Instant) -> bool {
+        self.refresh(now);
+        matches!(self.chance(now), Chance::Now)
+    }
+
+    /// Waits until an address admits a call; false at the deadline.
+    pub async fn admitting(self: &Arc<Self>, deadline: Instant) -> bool {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From here on a change is not missed, though it come before the wait.
+            changed.as_mut().enable();
+            let now = Instant::now();
+            self.refresh(now);
+            let until = match self.chance(now) {
+                Chance::Now => return true,
+                _ if now >= deadline => return false,
+                Chance::At(at) => at.min(deadline),
+                Chance::Later => deadline,
+            };
+            // Whether told or timed out, the next round looks again.
+            let _ = timeout_at(until, changed).await;
+        }
+    }
+
+    /// Why no address admits a call.
+    pub fn why_none(&self) -> String {
+        let list = self.list.load();
+        if list.is_empty() {
+            return self.lookup.lock().error.clone().unwrap_or_else(|| "no address is known yet".into());
+        }
+        let failures: Vec<String> =
+            list.iter().map(|endpoint| endpoint.last_failure()).filter(|f| !f.is_empty()).collect();
+        format!("every address is set aside: {}", failures.join("; "))
+    }
+
+    /// Every address with its breaker's state.
+    pub fn addresses(&self) -> Vec<(String, &'static str)> {
+        self.list.load().iter().map(|endpoint| (endpoint.label.to_string(), endpoint.state())).collect()
+    }
+
+    /// Closes idle connections and shows gauges again, which a replaced client may have taken along.
+    pub fn keep_house(&self) {
+        for endpoint in self.list.load().iter() {
+            endpoint.pool.evict();
+            endpoint.show();
+        }
+    }
+
+    fn chance(&self, now: Instant) -> Chance {
+        let mut earliest: Option<Instant> = None;
+        let list = self.list.load();
+        for endpoint in list.iter() {
+            match endpoint.offer(now) {
+                Offer::Pass | Offer::Probe => return Chance::Now,
+                Offer::Aside(Some(at)) => earliest = Some(earliest.map_or(at, |earliest| earliest.min(at))),
+                Offer::Aside(None) => {}
+            }
+        }
+        if list.is_empty() && self.has_names {
+            let lookup = self.lookup.lock();
+            earliest = (!lookup.is_running).then_some(lookup.due);
+        }
+        earliest.map_or(Chance::Later, Chance::At)
+    }
+
+    /// Starts a look-up of all names in the background if one is due.
+    fn refresh(self: &Arc<Self>, now: Instant) {
+        if !self.has_names {
+            return;
+        }
+        {
+            let mut lookup = self.lookup.lock();
+            if lookup.is_running || now < lookup.due {
+                return;
+            }
+            lookup.is_running = true;
+        }
+        let endpoints = self.clone();
+        self.tasks.spawn(async move { endpoints.look_up().await });
+    }
+
+    async fn look_up(&self) {
+        let mut found = Vec::with_capacity(self.targets.len());
+        let mut error = None;
+        for target in &self.targets {
+            let addresses = match target.ip {
+                Some(_) => None,
+                None => match resolve(target).await {
+                    Ok(addresses) => Some(addresses),
+                    Err(reason) => {
+                        tracing::warn!(upstream = &*self.meters.upstream, reason, "the look-up failed");
+                        error = Some(reason);
+                        None
+                    }
+                },
+            };
+            found.push(addresses);
+        }
+        self.replace(found);
+        let mut lookup = self.lookup.lock();
+        let pause =
+            if error.is_some() { LOOKUP_RETRY.max(self.dns_refresh.min(LOOKUP_TIMEOUT)) } else { self.dns_refresh };
+        let pause = if self.list.load().is_empty() { LOOKUP_RETRY } else { pause };
+        *lookup = Lookup { due: Instant::now() + pause, is_running: false, error };
+        drop(lookup);
+        self.changed.notify_waiters();
+    }
+
+    /// Puts a new list in place. A target without new addresses keeps its old ones; an address that stays keeps its state.
+    fn replace(&self, found: Vec<Option<HashSet<SocketAddr>>>) {
+        let old = self.list.load_full();
+        let mut new: Vec<Arc<Endpoint>> = Vec::with_capacity(old.len());
+        for (target, found) in self.targets.iter().zip(found) {
+            let known: Vec<_> = old.iter().filter(|endpoint| Arc::ptr_eq(&endpoint.target, target)).collect();
+            let addresses = match (found, target.ip) {
+                (Some(found), _) => found,
+                (None, Some(ip)) => HashSet::from([SocketAddr::new(ip, target.port)]),
+                (None, None) => known.iter().map(|endpoint| endpoint.address).collect(),
+            };
+            for address in addresses {
+                let kept = known.iter().find(|endpoint| endpoint.address == address);
+                new.push(kept.map_or_else(|| self.endpoint(target, address), |kept| Arc::clone(kept)));
+            }
+        }
+        for gone in old.iter().filter(|old| !new.iter().any(|new| new.label == old.label)) {
+            tracing::debug!(upstream = &*self.meters.upstream, address = &*gone.label, "the address is gone");
+            self.meters.remove_breaker(&gone.label);
+        }
+        self.list.store(Arc::new(new));
+    }
+
+    fn endpoint(&self, target: &Arc<Target>, address: SocketAddr) -> Arc<Endpoint> {
+        tracing::debug!(upstream = &*self.meters.upstream, host = target.host, %address, "a new address");
+        Endpoint::new(target.clone(), address, self.settings, self.meters.clone(), self.changed.clone())
+    }
+}
+
+impl Drop for Endpoints {
+    fn drop(&mut self) {
+        for endpoint in self.list.load().iter() {
+            self.meters.remove_breaker(&endpoint.label);
+        }
+    }
+}
+
+async fn resolve(target: &Target) -> Result<HashSet<SocketAddr>, String> {
+    let host = &target.host;
+    let lookup = tokio::net::lookup_host((host.as_str(), target.port));
+    let addresses: HashSet<SocketAddr> = match timeout(LOOKUP_TIMEOUT, lookup).await {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => return Err(format!("the look-up of {host} failed: {error}")),
+        Err(_) => return Err(format!("the look-up of {host} took longer than {LOOKUP_TIMEOUT:?}")),
+    };
+    if addresses.is_empty() { Err(format!("the look-up of {host} found no address")) } else { Ok(addresses) }
+}
