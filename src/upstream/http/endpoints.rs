@@ -10,12 +10,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::RngExt as _;
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::HttpSettings;
 use super::endpoint::{Endpoint, EndpointSettings, Lease, Offer};
 use super::meters::Meters;
+use super::news::{News, Turn};
 use super::target::Target;
 use crate::tasks::Tasks;
 
@@ -34,7 +34,7 @@ pub struct Endpoints {
     dns_refresh: Duration,
     tasks: Tasks,
     meters: Arc<Meters>,
-    changed: Arc<Notify>,
+    news: Arc<News>,
 }
 
 struct Lookup {
@@ -63,7 +63,7 @@ impl Endpoints {
                 breaker_open: settings.breaker_open,
             },
             dns_refresh: settings.dns_refresh,
-            changed: Arc::new(Notify::new()),
+            news: Arc::new(News::new()),
             targets,
             tasks,
             meters,
@@ -126,11 +126,28 @@ impl Endpoints {
         matches!(self.chance(now), Chance::Now)
     }
 
-    /// Waits until an address admits a call; false at the deadline.
-    pub async fn admitting(self: &Arc<Self>, deadline: Instant) -> bool {
+    /// Waits until an address admits a call; `None` at the deadline. The turn, if there is one, is to be held until the call
+    /// has an address or none.
+    pub async fn admitting(self: &Arc<Self>, deadline: Instant) -> Option<Option<Turn<'_>>> {
+        let mut recovered = pin!(self.news.recovered());
+        // From here on a recovery is not missed, though it come before the wait.
+        recovered.as_mut().enable();
+        if self.list.load().iter().any(|endpoint| endpoint.offer(Instant::now()) == Offer::Pass) {
+            return Some(None);
+        }
+        let turn = tokio::select! {
+            biased;
+            () = recovered => return Some(None),
+            turn = self.news.turn() => turn,
+            () = sleep_until(deadline) => return None,
+        };
+        self.watch(deadline).await.then_some(turn)
+    }
+
+    /// Watches for the next probe, for all who wait; false at the deadline.
+    async fn watch(self: &Arc<Self>, deadline: Instant) -> bool {
         loop {
-            let mut changed = pin!(self.changed.notified());
-            // From here on a change is not missed, though it come before the wait.
+            let mut changed = pin!(self.news.changed());
             changed.as_mut().enable();
             let now = Instant::now();
             self.refresh(now);
@@ -211,7 +228,10 @@ impl Endpoints {
                 None => match resolve(target).await {
                     Ok(addresses) => Some(addresses),
                     Err(reason) => {
-                        tracing::warn!(upstream = &*self.meters.upstream, reason, "the look-up failed");
+                        // Once, and not for each repeat.
+                        if self.lookup.lock().error.as_ref() != Some(&reason) {
+                            tracing::warn!(upstream = &*self.meters.upstream, reason, "the look-up failed");
+                        }
                         error = Some(reason);
                         None
                     }
@@ -226,7 +246,7 @@ impl Endpoints {
         let pause = if self.list.load().is_empty() { LOOKUP_RETRY } else { pause };
         *lookup = Lookup { due: Instant::now() + pause, is_running: false, error };
         drop(lookup);
-        self.changed.notify_waiters();
+        self.news.more_admit();
     }
 
     /// Puts a new list in place. A target without new addresses keeps its old ones; an address that stays keeps its state.
@@ -254,7 +274,7 @@ impl Endpoints {
 
     fn endpoint(&self, target: &Arc<Target>, address: SocketAddr) -> Arc<Endpoint> {
         tracing::debug!(upstream = &*self.meters.upstream, host = target.host, %address, "a new address");
-        Endpoint::new(target.clone(), address, self.settings, self.meters.clone(), self.changed.clone())
+        Endpoint::new(target.clone(), address, self.settings, self.meters.clone(), self.news.clone())
     }
 }
 

@@ -28,6 +28,7 @@ pub type Body = Full<Bytes>;
 pub struct Pool {
     idle_timeout: Duration,
     /// In the order in which they became idle. No more than the upstream's `concurrency`, since each was in use.
+    #[expect(clippy::vec_box, reason = "a connection is large and goes in and out for each call")]
     idle: Mutex<Vec<Box<Http1>>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while a connection that can be shared is opened, so that one is opened and not one a call.
@@ -200,7 +201,11 @@ impl Http1 {
 
     /// True if a request can be sent. Looks at the socket, so a close that has arrived is seen.
     async fn is_idle(&mut self) -> bool {
-        poll_fn(|cx| Poll::Ready(self.drive(cx))).await;
+        poll_fn(|cx| {
+            self.drive(cx);
+            Poll::Ready(())
+        })
+        .await;
         self.connection.is_some() && self.sender.is_ready()
     }
 

@@ -340,6 +340,19 @@ async fn a_connection_serves_one_call_after_another() {
 }
 
 #[tokio::test]
+async fn large_bodies_go_both_ways() {
+    let server = Server::start(|_, seen| Reply::Status(200, vec![], seen.body.clone())).await;
+    let rig = Rig::new(&HttpSettings { answer_size: 8 << 20, ..settings(&[url(server.address)]) });
+    let body = Bytes::from((0..4_000_000_u32).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    let event = Event { body: body.clone(), format: Format::Binary, ..event(1) };
+    for _ in 0..3 {
+        let answer = rig.upstream.call(&event, Instant::now() + ms(10_000)).await.expect("answered");
+        assert!(answer.reply == Some(Payload::binary(body.clone())));
+    }
+    assert_eq!((server.requests(), server.connections()), (3, 1));
+}
+
+#[tokio::test]
 async fn idle_connections_are_closed_in_time() {
     let server = Server::start(|_, _| Reply::status(200)).await;
     let rig = Rig::new(&HttpSettings { pool_idle_timeout: ms(50), ..settings(&[url(server.address)]) });
