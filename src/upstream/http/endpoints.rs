@@ -53,16 +53,27 @@ enum Chance {
 
 impl Endpoints {
     pub fn new(targets: Vec<Arc<Target>>, settings: &HttpSettings, tasks: Tasks, meters: Arc<Meters>) -> Arc<Self> {
+        let each = EndpointSettings {
+            pool_idle_timeout: settings.pool_idle_timeout,
+            breaker_failures: settings.breaker_failures,
+            breaker_open: settings.breaker_open,
+        };
+        Self::with(targets, each, settings.dns_refresh, tasks, meters)
+    }
+
+    fn with(
+        targets: Vec<Arc<Target>>,
+        settings: EndpointSettings,
+        dns_refresh: Duration,
+        tasks: Tasks,
+        meters: Arc<Meters>,
+    ) -> Arc<Self> {
         let endpoints = Self {
             has_names: targets.iter().any(|target| target.ip.is_none()),
             list: ArcSwap::default(),
             lookup: Mutex::new(Lookup { due: Instant::now(), is_running: false, error: None }),
-            settings: EndpointSettings {
-                pool_idle_timeout: settings.pool_idle_timeout,
-                breaker_failures: settings.breaker_failures,
-                breaker_open: settings.breaker_open,
-            },
-            dns_refresh: settings.dns_refresh,
+            settings,
+            dns_refresh,
             news: Arc::new(News::new()),
             targets,
             tasks,
@@ -295,4 +306,82 @@ async fn resolve(target: &Target) -> Result<HashSet<SocketAddr>, String> {
         Err(_) => return Err(format!("the look-up of {host} took longer than {LOOKUP_TIMEOUT:?}")),
     };
     if addresses.is_empty() { Err(format!("the look-up of {host} found no address")) } else { Ok(addresses) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+    use crate::upstream::breaker::Verdict;
+
+    fn endpoints(metrics: &Arc<Metrics>) -> Arc<Endpoints> {
+        let targets = ["http://app:3000/", "http://127.0.0.1:3001/"]
+            .map(|url| Arc::new(Target::new(&url.parse().expect("a URL")).expect("a target")))
+            .into();
+        let settings = EndpointSettings {
+            pool_idle_timeout: Duration::from_secs(4),
+            breaker_failures: 1,
+            breaker_open: Duration::from_secs(60),
+        };
+        let pace = Duration::from_secs(10);
+        Endpoints::with(targets, settings, pace, Tasks::new(), Arc::new(Meters::new("app", metrics)))
+    }
+
+    fn found(addresses: &[&str]) -> Vec<Option<HashSet<SocketAddr>>> {
+        vec![Some(addresses.iter().map(|address| address.parse().expect("an address")).collect()), None]
+    }
+
+    fn states(endpoints: &Endpoints) -> Vec<(String, &'static str)> {
+        let mut states = endpoints.addresses();
+        states.sort();
+        states
+    }
+
+    #[tokio::test]
+    async fn addresses_come_and_go_and_those_that_stay_keep_their_state() {
+        let metrics = Arc::new(Metrics::new());
+        let endpoints = endpoints(&metrics);
+        assert_eq!(states(&endpoints), [("127.0.0.1:3001".into(), "closed")]);
+        endpoints.replace(found(&["10.0.0.1:3000", "10.0.0.2:3000"]));
+        let now = Instant::now();
+        let fail = |address: &str| {
+            let list = endpoints.list.load();
+            let endpoint = list.iter().find(|endpoint| endpoint.address.to_string() == address).expect(address);
+            endpoint.lease(now).expect("closed").report(Verdict::Failed, "a reason");
+        };
+        fail("10.0.0.1:3000");
+        fail("10.0.0.2:3000");
+        endpoints.replace(found(&["10.0.0.3:3000", "10.0.0.2:3000"]));
+        let expected = [
+            ("127.0.0.1:3001".into(), "closed"),
+            ("app:3000 (10.0.0.2)".into(), "open"),
+            ("app:3000 (10.0.0.3)".into(), "closed"),
+        ];
+        assert_eq!(states(&endpoints), expected);
+        // A look-up that fails changes nothing.
+        endpoints.replace(vec![None, None]);
+        assert_eq!(states(&endpoints), expected);
+        let text = metrics.encode();
+        assert!(text.contains("10.0.0.2") && !text.contains("10.0.0.1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn one_set_aside_is_not_taken_and_the_last_to_fail_only_if_alone() {
+        let endpoints = endpoints(&Arc::new(Metrics::new()));
+        endpoints.replace(found(&["10.0.0.1:3000", "10.0.0.2:3000"]));
+        let now = Instant::now();
+        let list = endpoints.list.load_full();
+        for _ in 0..50 {
+            let lease = endpoints.lease(now, Some(&list[0])).expect("two others");
+            assert!(!Arc::ptr_eq(&lease.endpoint, &list[0]));
+        }
+        for endpoint in &list[1..] {
+            endpoint.lease(now).expect("closed").report(Verdict::Failed, "a reason");
+        }
+        for _ in 0..50 {
+            let lease = endpoints.lease(now, Some(&list[0])).expect("the one left");
+            assert!(Arc::ptr_eq(&lease.endpoint, &list[0]));
+        }
+        assert!(!endpoints.has_other(&list[0], now) && endpoints.has_other(&list[1], now));
+    }
 }

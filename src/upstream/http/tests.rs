@@ -278,6 +278,23 @@ async fn a_probe_that_is_given_up_leaves_room_for_the_next() {
 }
 
 #[tokio::test]
+async fn a_waiting_call_that_is_dropped_does_not_hold_up_the_others() {
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let broken = is_broken.clone();
+    let server = Server::start(move |_, _| Reply::status(if broken.load(Ordering::SeqCst) { 500 } else { 200 })).await;
+    let settings = HttpSettings { breaker_failures: 1, breaker_open: ms(300), ..settings(&[url(server.address)]) };
+    let rig = Rig::new(&settings);
+    assert!(rig.call(1, ms(20)).await.is_err());
+    is_broken.store(false, Ordering::SeqCst);
+    let mut watcher = Box::pin(rig.call(2, ms(20_000)));
+    let mut second = Box::pin(rig.call(3, ms(20_000)));
+    assert!(futures_util::poll!(&mut watcher).is_pending() && futures_util::poll!(&mut second).is_pending());
+    drop(watcher);
+    second.await.expect("the next to watch");
+    assert_eq!(server.requests(), 2);
+}
+
+#[tokio::test]
 async fn a_dead_address_costs_nothing_but_a_look() {
     let server = Server::start(|_, _| Reply::status(200)).await;
     let settings = HttpSettings {
