@@ -7,6 +7,7 @@ mod connect;
 mod endpoint;
 mod endpoints;
 mod meters;
+mod news;
 mod pool;
 mod slots;
 mod target;

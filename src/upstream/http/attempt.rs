@@ -119,7 +119,7 @@ impl Client {
         let (head, body) = response.into_parts();
         let body = match channel.read_body(body, self.settings.answer_size).await {
             Ok(body) => {
-                endpoint.pool.checkin(channel).await;
+                endpoint.pool.checkin(channel);
                 body
             }
             // What goes with a status that is tried again matters to nobody.

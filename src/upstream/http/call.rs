@@ -32,11 +32,13 @@ impl Client {
             if now >= deadline {
                 return Err(history.failure(|| "the deadline had passed before an attempt".into()));
             }
+            let mut turn = None;
             if !self.endpoints.admits(now) {
                 // An event that waits for a breaker holds no slot and was not turned away: it is no newcomer any more.
                 is_newcomer = false;
-                if !Box::pin(self.endpoints.admitting(deadline)).await {
-                    return Err(history.failure(|| self.endpoints.why_none()));
+                match Box::pin(self.endpoints.admitting(deadline)).await {
+                    Some(mine) => turn = mine,
+                    None => return Err(history.failure(|| self.endpoints.why_none())),
                 }
             }
             let slot = match self.slots.take(is_newcomer, deadline).await {
@@ -51,6 +53,7 @@ impl Client {
             let now = Instant::now();
             // Another call may have taken the probe meanwhile.
             let Some(lease) = self.endpoints.lease(now, history.avoid.as_ref()) else { continue };
+            drop(turn);
             let until = deadline.min(now + self.settings.timeout);
             let problem = match self.attempt(&lease.endpoint, event, until).await {
                 Ok(answer) => {

@@ -21,8 +21,8 @@ use super::{Version, pool};
 use crate::tasks::Tasks;
 
 /// A HTTP/2 connection with streams in flight is asked for a sign of life this often, and given this long for it.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Opens connections for one upstream.
 pub struct Connector {

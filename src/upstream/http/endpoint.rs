@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::breaker::{Admission, Breaker, Change, Verdict};
 use super::meters::Meters;
+use super::news::News;
 use super::pool::Pool;
 use super::target::Target;
 use crate::telemetry::metrics::Label;
@@ -26,8 +26,7 @@ pub struct Endpoint {
     guard: Mutex<Guard>,
     in_flight: AtomicUsize,
     meters: Arc<Meters>,
-    /// Told of every change of the breaker.
-    changed: Arc<Notify>,
+    news: Arc<News>,
 }
 
 struct Guard {
@@ -58,7 +57,7 @@ impl Endpoint {
         address: SocketAddr,
         settings: EndpointSettings,
         meters: Arc<Meters>,
-        changed: Arc<Notify>,
+        news: Arc<News>,
     ) -> Arc<Self> {
         let label = match target.ip {
             Some(_) => address.to_string(),
@@ -73,7 +72,7 @@ impl Endpoint {
             guard: Mutex::new(Guard { breaker, last_failure: String::new() }),
             in_flight: AtomicUsize::new(0),
             meters,
-            changed,
+            news,
         };
         endpoint.show();
         Arc::new(endpoint)
@@ -135,7 +134,10 @@ impl Endpoint {
             Change::Rescheduled => tracing::debug!(upstream, address, reason, "the address is still set aside"),
         }
         self.show();
-        self.changed.notify_waiters();
+        match change {
+            Change::Closed => self.news.more_admit(),
+            Change::Opened | Change::Rescheduled => self.news.fewer_admit(),
+        }
     }
 }
 

@@ -10,12 +10,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::RngExt as _;
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::HttpSettings;
 use super::endpoint::{Endpoint, EndpointSettings, Lease, Offer};
 use super::meters::Meters;
+use super::news::{News, Turn};
 use super::target::Target;
 use crate::tasks::Tasks;
 
@@ -34,7 +34,7 @@ pub struct Endpoints {
     dns_refresh: Duration,
     tasks: Tasks,
     meters: Arc<Meters>,
-    changed: Arc<Notify>,
+    news: Arc<News>,
 }
 
 struct Lookup {
@@ -53,17 +53,28 @@ enum Chance {
 
 impl Endpoints {
     pub fn new(targets: Vec<Arc<Target>>, settings: &HttpSettings, tasks: Tasks, meters: Arc<Meters>) -> Arc<Self> {
+        let each = EndpointSettings {
+            pool_idle_timeout: settings.pool_idle_timeout,
+            breaker_failures: settings.breaker_failures,
+            breaker_open: settings.breaker_open,
+        };
+        Self::with(targets, each, settings.dns_refresh, tasks, meters)
+    }
+
+    fn with(
+        targets: Vec<Arc<Target>>,
+        settings: EndpointSettings,
+        dns_refresh: Duration,
+        tasks: Tasks,
+        meters: Arc<Meters>,
+    ) -> Arc<Self> {
         let endpoints = Self {
             has_names: targets.iter().any(|target| target.ip.is_none()),
             list: ArcSwap::default(),
             lookup: Mutex::new(Lookup { due: Instant::now(), is_running: false, error: None }),
-            settings: EndpointSettings {
-                pool_idle_timeout: settings.pool_idle_timeout,
-                breaker_failures: settings.breaker_failures,
-                breaker_open: settings.breaker_open,
-            },
-            dns_refresh: settings.dns_refresh,
-            changed: Arc::new(Notify::new()),
+            settings,
+            dns_refresh,
+            news: Arc::new(News::new()),
             targets,
             tasks,
             meters,
@@ -126,11 +137,28 @@ impl Endpoints {
         matches!(self.chance(now), Chance::Now)
     }
 
-    /// Waits until an address admits a call; false at the deadline.
-    pub async fn admitting(self: &Arc<Self>, deadline: Instant) -> bool {
+    /// Waits until an address admits a call; `None` at the deadline. The turn, if there is one, is to be held until the call
+    /// has an address or none.
+    pub async fn admitting(self: &Arc<Self>, deadline: Instant) -> Option<Option<Turn<'_>>> {
+        let mut recovered = pin!(self.news.recovered());
+        // From here on a recovery is not missed, though it come before the wait.
+        recovered.as_mut().enable();
+        if self.list.load().iter().any(|endpoint| endpoint.offer(Instant::now()) == Offer::Pass) {
+            return Some(None);
+        }
+        let turn = tokio::select! {
+            biased;
+            () = recovered => return Some(None),
+            turn = self.news.turn() => turn,
+            () = sleep_until(deadline) => return None,
+        };
+        self.watch(deadline).await.then_some(turn)
+    }
+
+    /// Watches for the next probe, for all who wait; false at the deadline.
+    async fn watch(self: &Arc<Self>, deadline: Instant) -> bool {
         loop {
-            let mut changed = pin!(self.changed.notified());
-            // From here on a change is not missed, though it come before the wait.
+            let mut changed = pin!(self.news.changed());
             changed.as_mut().enable();
             let now = Instant::now();
             self.refresh(now);
@@ -211,7 +239,10 @@ impl Endpoints {
                 None => match resolve(target).await {
                     Ok(addresses) => Some(addresses),
                     Err(reason) => {
-                        tracing::warn!(upstream = &*self.meters.upstream, reason, "the look-up failed");
+                        // Once, and not for each repeat.
+                        if self.lookup.lock().error.as_ref() != Some(&reason) {
+                            tracing::warn!(upstream = &*self.meters.upstream, reason, "the look-up failed");
+                        }
                         error = Some(reason);
                         None
                     }
@@ -226,7 +257,7 @@ impl Endpoints {
         let pause = if self.list.load().is_empty() { LOOKUP_RETRY } else { pause };
         *lookup = Lookup { due: Instant::now() + pause, is_running: false, error };
         drop(lookup);
-        self.changed.notify_waiters();
+        self.news.more_admit();
     }
 
     /// Puts a new list in place. A target without new addresses keeps its old ones; an address that stays keeps its state.
@@ -254,7 +285,7 @@ impl Endpoints {
 
     fn endpoint(&self, target: &Arc<Target>, address: SocketAddr) -> Arc<Endpoint> {
         tracing::debug!(upstream = &*self.meters.upstream, host = target.host, %address, "a new address");
-        Endpoint::new(target.clone(), address, self.settings, self.meters.clone(), self.changed.clone())
+        Endpoint::new(target.clone(), address, self.settings, self.meters.clone(), self.news.clone())
     }
 }
 
@@ -275,4 +306,82 @@ async fn resolve(target: &Target) -> Result<HashSet<SocketAddr>, String> {
         Err(_) => return Err(format!("the look-up of {host} took longer than {LOOKUP_TIMEOUT:?}")),
     };
     if addresses.is_empty() { Err(format!("the look-up of {host} found no address")) } else { Ok(addresses) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+    use crate::upstream::breaker::Verdict;
+
+    fn endpoints(metrics: &Arc<Metrics>) -> Arc<Endpoints> {
+        let targets = ["http://app:3000/", "http://127.0.0.1:3001/"]
+            .map(|url| Arc::new(Target::new(&url.parse().expect("a URL")).expect("a target")))
+            .into();
+        let settings = EndpointSettings {
+            pool_idle_timeout: Duration::from_secs(4),
+            breaker_failures: 1,
+            breaker_open: Duration::from_secs(60),
+        };
+        let pace = Duration::from_secs(10);
+        Endpoints::with(targets, settings, pace, Tasks::new(), Arc::new(Meters::new("app", metrics)))
+    }
+
+    fn found(addresses: &[&str]) -> Vec<Option<HashSet<SocketAddr>>> {
+        vec![Some(addresses.iter().map(|address| address.parse().expect("an address")).collect()), None]
+    }
+
+    fn states(endpoints: &Endpoints) -> Vec<(String, &'static str)> {
+        let mut states = endpoints.addresses();
+        states.sort();
+        states
+    }
+
+    #[tokio::test]
+    async fn addresses_come_and_go_and_those_that_stay_keep_their_state() {
+        let metrics = Arc::new(Metrics::new());
+        let endpoints = endpoints(&metrics);
+        assert_eq!(states(&endpoints), [("127.0.0.1:3001".into(), "closed")]);
+        endpoints.replace(found(&["10.0.0.1:3000", "10.0.0.2:3000"]));
+        let now = Instant::now();
+        let fail = |address: &str| {
+            let list = endpoints.list.load();
+            let endpoint = list.iter().find(|endpoint| endpoint.address.to_string() == address).expect(address);
+            endpoint.lease(now).expect("closed").report(Verdict::Failed, "a reason");
+        };
+        fail("10.0.0.1:3000");
+        fail("10.0.0.2:3000");
+        endpoints.replace(found(&["10.0.0.3:3000", "10.0.0.2:3000"]));
+        let expected = [
+            ("127.0.0.1:3001".into(), "closed"),
+            ("app:3000 (10.0.0.2)".into(), "open"),
+            ("app:3000 (10.0.0.3)".into(), "closed"),
+        ];
+        assert_eq!(states(&endpoints), expected);
+        // A look-up that fails changes nothing.
+        endpoints.replace(vec![None, None]);
+        assert_eq!(states(&endpoints), expected);
+        let text = metrics.encode();
+        assert!(text.contains("10.0.0.2") && !text.contains("10.0.0.1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn one_set_aside_is_not_taken_and_the_last_to_fail_only_if_alone() {
+        let endpoints = endpoints(&Arc::new(Metrics::new()));
+        endpoints.replace(found(&["10.0.0.1:3000", "10.0.0.2:3000"]));
+        let now = Instant::now();
+        let list = endpoints.list.load_full();
+        for _ in 0..50 {
+            let lease = endpoints.lease(now, Some(&list[0])).expect("two others");
+            assert!(!Arc::ptr_eq(&lease.endpoint, &list[0]));
+        }
+        for endpoint in &list[1..] {
+            endpoint.lease(now).expect("closed").report(Verdict::Failed, "a reason");
+        }
+        for _ in 0..50 {
+            let lease = endpoints.lease(now, Some(&list[0])).expect("the one left");
+            assert!(Arc::ptr_eq(&lease.endpoint, &list[0]));
+        }
+        assert!(!endpoints.has_other(&list[0], now) && endpoints.has_other(&list[1], now));
+    }
 }

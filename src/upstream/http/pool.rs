@@ -28,6 +28,7 @@ pub type Body = Full<Bytes>;
 pub struct Pool {
     idle_timeout: Duration,
     /// In the order in which they became idle. No more than the upstream's `concurrency`, since each was in use.
+    #[expect(clippy::vec_box, reason = "a connection is large and goes in and out for each call")]
     idle: Mutex<Vec<Box<Http1>>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while a connection that can be shared is opened, so that one is opened and not one a call.
@@ -67,6 +68,7 @@ impl Pool {
         }
         loop {
             let mut connection = self.idle.lock().pop()?;
+            // One that has ended meanwhile shows when the request is sent: the caller then opens another at once.
             if connection.idle_since.elapsed() < self.idle_timeout && connection.is_idle().await {
                 return Some(Channel::Http1(connection));
             }
@@ -96,9 +98,9 @@ impl Pool {
     }
 
     /// Takes a connection back after a whole exchange.
-    pub async fn checkin(&self, channel: Channel) {
+    pub fn checkin(&self, channel: Channel) {
         let Channel::Http1(mut connection) = channel else { return };
-        if connection.is_idle().await {
+        if connection.connection.is_some() {
             connection.idle_since = Instant::now();
             self.idle.lock().push(connection);
         }
@@ -198,9 +200,16 @@ impl Http1 {
         .await
     }
 
-    /// True if a request can be sent. Looks at the socket, so a close that has arrived is seen.
+    /// True if a request can be sent. It is driven only if the end of the last exchange left something to do.
     async fn is_idle(&mut self) -> bool {
-        poll_fn(|cx| Poll::Ready(self.drive(cx))).await;
+        if self.sender.is_ready() {
+            return true;
+        }
+        poll_fn(|cx| {
+            self.drive(cx);
+            Poll::Ready(())
+        })
+        .await;
         self.connection.is_some() && self.sender.is_ready()
     }
 

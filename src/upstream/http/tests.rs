@@ -278,6 +278,23 @@ async fn a_probe_that_is_given_up_leaves_room_for_the_next() {
 }
 
 #[tokio::test]
+async fn a_waiting_call_that_is_dropped_does_not_hold_up_the_others() {
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let broken = is_broken.clone();
+    let server = Server::start(move |_, _| Reply::status(if broken.load(Ordering::SeqCst) { 500 } else { 200 })).await;
+    let settings = HttpSettings { breaker_failures: 1, breaker_open: ms(300), ..settings(&[url(server.address)]) };
+    let rig = Rig::new(&settings);
+    assert!(rig.call(1, ms(20)).await.is_err());
+    is_broken.store(false, Ordering::SeqCst);
+    let mut watcher = Box::pin(rig.call(2, ms(20_000)));
+    let mut second = Box::pin(rig.call(3, ms(20_000)));
+    assert!(futures_util::poll!(&mut watcher).is_pending() && futures_util::poll!(&mut second).is_pending());
+    drop(watcher);
+    second.await.expect("the next to watch");
+    assert_eq!(server.requests(), 2);
+}
+
+#[tokio::test]
 async fn a_dead_address_costs_nothing_but_a_look() {
     let server = Server::start(|_, _| Reply::status(200)).await;
     let settings = HttpSettings {
@@ -337,6 +354,19 @@ async fn a_connection_serves_one_call_after_another() {
     }
     assert_eq!(replies[..4], [0, 60_000, 13, 0]);
     assert_eq!((server.requests(), server.connections()), (20, 1));
+}
+
+#[tokio::test]
+async fn large_bodies_go_both_ways() {
+    let server = Server::start(|_, seen| Reply::Status(200, vec![], seen.body.clone())).await;
+    let rig = Rig::new(&HttpSettings { answer_size: 8 << 20, ..settings(&[url(server.address)]) });
+    let body = Bytes::from((0..4_000_000_u32).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    let event = Event { body: body.clone(), format: Format::Binary, ..event(1) };
+    for _ in 0..3 {
+        let answer = rig.upstream.call(&event, Instant::now() + ms(10_000)).await.expect("answered");
+        assert!(answer.reply == Some(Payload::binary(body.clone())));
+    }
+    assert_eq!((server.requests(), server.connections()), (3, 1));
 }
 
 #[tokio::test]
