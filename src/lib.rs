@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod codes;
+pub mod config;
 pub mod connection;
 pub mod deliver;
 pub mod drain;

@@ -31,20 +31,40 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "listener",
         &[
-            "codes", "connection", "ids", "message", "pipeline", "session", "session::machine", "snapshot", "tasks", "telemetry",
+            "codes",
+            "connection",
+            "ids",
+            "message",
+            "pipeline",
+            "session",
+            "session::machine",
+            "snapshot",
+            "tasks",
+            "telemetry",
             "deliver",
         ],
     ),
     ("admin", &["command", "deliver", "ids", "message", "registry", "tasks", "telemetry"]),
-    (
-        "config",
-        &["admin", "drain", "listener", "message", "routing", "schema", "snapshot", "telemetry", "upstream"],
-    ),
+    ("config", &["admin", "drain", "listener", "message", "routing", "schema", "snapshot", "telemetry", "upstream"]),
     (
         "app",
         &[
-            "admin", "codes", "config", "deliver", "drain", "ids", "listener", "mailbox", "message", "pipeline",
-            "registry", "session", "snapshot", "tasks", "telemetry", "upstream",
+            "admin",
+            "codes",
+            "config",
+            "deliver",
+            "drain",
+            "ids",
+            "listener",
+            "mailbox",
+            "message",
+            "pipeline",
+            "registry",
+            "session",
+            "snapshot",
+            "tasks",
+            "telemetry",
+            "upstream",
         ],
     ),
     ("demo", &["tasks"]),
@@ -53,7 +73,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Modules that are pure: they run, and are tested, without a runtime, a socket or a clock.
 const PURE: &[&str] = &["ids", "codes", "message", "schema", "routing", "session::machine", "mailbox"];
-const IMPURE_CRATES: &[&str] = &["tokio::", "hyper::", "axum::", "std::net::", "std::fs::", "Instant::now", "SystemTime::now"];
+const IMPURE_CRATES: &[&str] =
+    &["tokio::", "hyper::", "axum::", "std::net::", "std::fs::", "Instant::now", "SystemTime::now"];
 
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -72,7 +93,8 @@ fn modules_use_only_what_their_layer_allows() {
     let order: BTreeMap<&str, usize> = LAYERS.iter().enumerate().map(|(i, (name, _))| (*name, i)).collect();
     let mut wrong = Vec::new();
     for (name, allowed) in LAYERS {
-        wrong.extend(allowed.iter().filter(|used| order[*used] >= order[name]).map(|u| format!("table: {name} -> {u}")));
+        wrong
+            .extend(allowed.iter().filter(|used| order[*used] >= order[name]).map(|u| format!("table: {name} -> {u}")));
     }
     for source in sources() {
         let Some(layer) = layer_of(&source.module) else {
@@ -114,7 +136,10 @@ fn files_and_functions_stay_small() {
         }
         for (name, lines) in functions(&source.text) {
             if lines > FUNCTION_LINES_MAX {
-                wrong.push(format!("{}: fn {name} has {lines} lines, at most {FUNCTION_LINES_MAX}", source.path.display()));
+                wrong.push(format!(
+                    "{}: fn {name} has {lines} lines, at most {FUNCTION_LINES_MAX}",
+                    source.path.display()
+                ));
             }
         }
     }
@@ -172,7 +197,9 @@ fn collect(dir: &Path, found: &mut Vec<Source>) {
 /// Drops comments and everything from the test module on; a file of tests has no code.
 fn strip(text: &str) -> String {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).fold(String::new(), |code, line| code + line + "\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .fold(String::new(), |code, line| code + line + "\n")
 }
 
 /// The layer that a module belongs to: the longest entry of the table that it starts with.
@@ -200,7 +227,8 @@ fn functions(text: &str) -> Vec<(String, usize)> {
     for (at, line) in lines.iter().enumerate() {
         let indent = line.len() - line.trim_start().len();
         let words = line.trim_start().split("fn ").collect::<Vec<_>>();
-        let is_head = words.len() > 1 && words[0].split_whitespace().all(|w| w.starts_with("pub") || w == "async" || w == "const");
+        let is_head = words.len() > 1
+            && words[0].split_whitespace().all(|w| w.starts_with("pub") || w == "async" || w == "const");
         if !is_head || line.trim_end().ends_with('}') || line.trim_end().ends_with(';') {
             continue;
         }

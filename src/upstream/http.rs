@@ -105,19 +105,15 @@ struct Client {
 }
 
 impl HttpUpstream {
+    /// Says what is wrong with the settings, without making a client.
+    pub fn check(settings: &HttpSettings) -> Result<(), String> {
+        Parts::new(settings).map(|_| ())
+    }
+
     /// Checks the settings and makes the client. Opens no connection and looks up no name yet. Needs a tokio runtime.
     pub fn new(name: &str, settings: &HttpSettings, metrics: &Arc<Metrics>) -> Result<Self, String> {
-        let targets: Vec<Arc<Target>> =
-            settings.urls.iter().map(|url| Target::new(url).map(Arc::new)).collect::<Result<_, _>>()?;
-        if targets.is_empty() {
-            return Err("expected at least one URL".into());
-        }
-        let contract = Contract::new(settings.mode, settings.signing_secret.as_ref(), &settings.headers)?;
+        let Parts { targets, contract, tls } = Parts::new(settings)?;
         let tasks = Tasks::new();
-        let tls = match targets.iter().any(|target| target.server_name.is_some()) {
-            true => Some(tls::client_config(settings.version, settings.ca_pem.as_deref())?),
-            false => None,
-        };
         let meters = Arc::new(Meters::new(name, metrics));
         let client = Arc::new(Client {
             contract,
@@ -140,6 +136,29 @@ impl HttpUpstream {
     /// Every address known now with its breaker's state.
     pub fn addresses(&self) -> Vec<(String, &'static str)> {
         self.client.endpoints.addresses()
+    }
+}
+
+/// What can be made without a runtime.
+struct Parts {
+    targets: Vec<Arc<Target>>,
+    contract: Contract,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Parts {
+    fn new(settings: &HttpSettings) -> Result<Self, String> {
+        let targets: Vec<Arc<Target>> =
+            settings.urls.iter().map(|url| Target::new(url).map(Arc::new)).collect::<Result<_, _>>()?;
+        if targets.is_empty() {
+            return Err("expected at least one URL".into());
+        }
+        let contract = Contract::new(settings.mode, settings.signing_secret.as_ref(), &settings.headers)?;
+        let tls = match targets.iter().any(|target| target.server_name.is_some()) {
+            true => Some(tls::client_config(settings.version, settings.ca_pem.as_deref())?),
+            false => None,
+        };
+        Ok(Self { targets, contract, tls })
     }
 }
 

@@ -1,0 +1,94 @@
+//! The configuration: one YAML file to settings, every problem at once with its place and a way out; watching for changes.
+//! Knows each module's own small settings struct; must not know how modules work.
+
+mod build;
+mod error;
+mod files;
+pub mod keys;
+mod raw;
+mod reference;
+mod watch;
+
+use std::path::{Path, PathBuf};
+
+use crate::admin::AdminSettings;
+use crate::drain::DrainSettings;
+use crate::listener::ListenerSettings;
+use crate::snapshot::Draft;
+use crate::telemetry::logging::LogSettings;
+use crate::telemetry::spans::SpanSettings;
+
+pub use error::{Place, Problem, Problems};
+pub use reference::{json_schema, reference_markdown};
+pub use watch::Watcher;
+
+/// The most bytes of a configuration file, or of a schema file.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// A configuration that can be used.
+#[derive(Clone)]
+pub struct Loaded {
+    pub fixed: Fixed,
+    /// What a reload may change while it runs.
+    pub draft: Draft,
+    /// The configuration file and every file that it names.
+    pub files: Vec<PathBuf>,
+}
+
+/// What is not part of a snapshot. Restart-only, but for `drain` and `log.level`.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    pub listener: ListenerSettings,
+    pub admin: AdminSettings,
+    pub drain: DrainSettings,
+    pub log: LogSettings,
+    pub spans: Option<SpanSettings>,
+}
+
+/// Looks an environment variable up.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Reads the file at `path` and all that it names. Start-up, `holdfast check` and a reload all come through here.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let name = path.display().to_string();
+    let text = files::read_text(path).map_err(|reason| Problems::of_file(&name, reason))?;
+    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+    let mut loaded = load_text(&name, &text, &folder, &|name| std::env::var(name).ok())?;
+    loaded.files.insert(0, path.to_owned());
+    Ok(loaded)
+}
+
+/// Reads a configuration from text; the files that it names are looked for under `folder`.
+pub fn load_text(name: &str, text: &str, folder: &Path, environment: Environment<'_>) -> Result<Loaded, Problems> {
+    let (entry, used) = raw::read(name, text, environment)?;
+    build::build(name, text, &entry, &used, folder)
+}
+
+/// Names the settings that differ and take effect only after a restart.
+pub fn restart_only_changes(old: &Fixed, new: &Fixed) -> Vec<&'static str> {
+    let mut changed = Vec::new();
+    let mut note = |differs: bool, key| {
+        if differs {
+            changed.push(key);
+        }
+    };
+    note(old.listener.listen != new.listener.listen, "listen");
+    note(old.listener.connections != new.listener.connections, "connections");
+    note(old.listener.handshake_timeout != new.listener.handshake_timeout, "handshake.timeout");
+    note(old.listener.header_size != new.listener.header_size, "handshake.header_size");
+    note(old.admin.listen != new.admin.listen, "admin.listen");
+    note(!same_secret(old, new), "admin.token");
+    note(old.admin.body_size != new.admin.body_size, "admin.body_size");
+    note(old.log.format != new.log.format, "log.format");
+    note(old.spans != new.spans, "tracing");
+    changed
+}
+
+fn same_secret(old: &Fixed, new: &Fixed) -> bool {
+    use secrecy::ExposeSecret as _;
+    let text = |fixed: &Fixed| fixed.admin.token.as_ref().map(|token| token.expose_secret().to_owned());
+    text(old) == text(new)
+}
+
+#[cfg(test)]
+mod tests;

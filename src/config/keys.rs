@@ -1,0 +1,295 @@
+//! The table of every key: its shape, default and meaning. The reader, the JSON Schema and `docs/configuration.md` all come from it.
+
+/// What a value may be.
+pub enum Shape {
+    Text,
+    /// Text that never appears in logs, dumps or problems.
+    Secret,
+    /// `250ms`, `5s`, `1m 30s`: at least the first, at most the second, in milliseconds.
+    Duration(u64, u64),
+    /// `64KiB`, `1MB` or a number of bytes: at least the first, at most the second.
+    Size(u64, u64),
+    Integer(u64, u64),
+    /// 0 to 1.
+    Ratio,
+    Choice(&'static [&'static str]),
+    /// One text, or a list of them.
+    Texts,
+    /// Names chosen by the user, each with a secret text.
+    Secrets,
+    /// Names chosen by the user, each with such a value.
+    Named(&'static Shape),
+    List(&'static Shape),
+    Map(&'static [Key]),
+    /// A word of a later version: refused, with what to do instead.
+    Reserved(&'static str),
+}
+
+/// What holds where the key is left out.
+pub enum Otherwise {
+    Required,
+    /// Nothing; the text says what that means.
+    Absent(&'static str),
+    Is(&'static str),
+}
+
+/// One key of a map.
+pub struct Key {
+    pub name: &'static str,
+    pub shape: Shape,
+    pub otherwise: Otherwise,
+    pub doc: &'static str,
+    /// True if a change takes effect by a reload.
+    pub hot: bool,
+}
+
+use Otherwise::{Absent, Is, Required};
+use Shape::{Choice, Duration, Integer, List, Map, Named, Ratio, Reserved, Secret, Secrets, Size, Text, Texts};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const SECOND: u64 = 1000;
+const HOUR: u64 = 3600 * SECOND;
+const YEAR: u64 = 365 * 24 * HOUR;
+const MANY: u64 = 100_000_000;
+
+const fn hot(name: &'static str, shape: Shape, otherwise: Otherwise, doc: &'static str) -> Key {
+    Key { name, shape, otherwise, doc, hot: true }
+}
+
+const fn cold(name: &'static str, shape: Shape, otherwise: Otherwise, doc: &'static str) -> Key {
+    Key { name, shape, otherwise, doc, hot: false }
+}
+
+/// The whole file.
+pub const ROOT: Shape = Map(&[
+    cold("listen", Text, Is("0.0.0.0:8000"), "Address and port where WebSocket clients connect."),
+    cold(
+        "connections",
+        Integer(1, MANY),
+        Is("1000000"),
+        "Open connections over all endpoints; one more is refused with 503.",
+    ),
+    cold("handshake", Map(HANDSHAKE), Absent("the defaults"), "Limits of the handshake."),
+    cold("admin", Map(ADMIN), Absent("the defaults"), "The admin listener: REST, health, metrics."),
+    hot("drain", Map(DRAIN), Absent("the defaults"), "How the program leaves after SIGTERM or `POST /v1/drain`."),
+    hot("log", Map(LOG), Absent("the defaults"), "The log, on standard error."),
+    cold("tracing", Map(TRACING), Absent("no spans"), "Export of spans by OpenTelemetry."),
+    hot("upstreams", Named(&Map(UPSTREAM)), Required, "Named handlers that take events. Names are `[a-z0-9_-]+`."),
+    hot("endpoints", List(&Map(ENDPOINT)), Required, "The URL paths that clients connect to."),
+    cold("rabbitmq", Reserved("RabbitMQ is not part of this version; remove it"), Absent(""), "Reserved for RabbitMQ."),
+    cold("cluster", Reserved("a cluster is not part of this version; remove it"), Absent(""), "Reserved for clusters."),
+]);
+
+const HANDSHAKE: &[Key] = &[
+    cold(
+        "timeout",
+        Duration(10, HOUR),
+        Is("10s"),
+        "From accept to the request's head, and for the connect event's answer (503 after it).",
+    ),
+    cold("header_size", Size(8 * KIB, MIB), Is("16KiB"), "Bytes of the request's head; more is answered 431."),
+];
+
+const ADMIN: &[Key] = &[
+    cold(
+        "listen",
+        Text,
+        Is("127.0.0.1:8001"),
+        "Address and port of the admin listener. Not on loopback it needs a token.",
+    ),
+    cold(
+        "token",
+        Secret,
+        Absent("no token; only on loopback"),
+        "Bearer token that every call but the health probes must bear.",
+    ),
+    cold("body_size", Size(KIB, GIB), Is("1MiB"), "Bytes of one request's body; more is answered 413."),
+];
+
+const DRAIN: &[Key] = &[
+    hot("window", Duration(0, HOUR), Is("5s"), "Over how long the closes are spread."),
+    hot(
+        "deadline",
+        Duration(100, HOUR),
+        Is("30s"),
+        "From the signal to the exit, whatever is left. Longer than `window`.",
+    ),
+];
+
+const LOG: &[Key] = &[
+    hot("level", Text, Is("info"), "`error`, `warn`, `info`, `debug`, or a filter such as `info,holdfast=debug`."),
+    cold("format", Choice(&["text", "json"]), Is("text"), "How lines are written."),
+];
+
+const TRACING: &[Key] = &[
+    cold("otlp", Text, Required, "The collector's OTLP/HTTP URL, for instance `http://127.0.0.1:4318/v1/traces`."),
+    cold("sample", Ratio, Is("0.01"), "Share of messages traced, 0 to 1."),
+];
+
+const UPSTREAM: &[Key] = &[
+    hot("http", Map(HTTP), Absent("see `amqp`"), "An HTTP handler."),
+    hot(
+        "amqp",
+        Reserved("RabbitMQ upstreams are not part of this version; use `http`"),
+        Absent(""),
+        "Reserved for RabbitMQ.",
+    ),
+];
+
+const HTTP: &[Key] = &[
+    hot(
+        "url",
+        Texts,
+        Required,
+        "Where events are posted; `http:` or `https:`. A list is balanced, with failing addresses set aside.",
+    ),
+    hot(
+        "version",
+        Choice(&["1.1", "2"]),
+        Is("1.1"),
+        "HTTP version. `2` is spoken with prior knowledge on `http:` URLs.",
+    ),
+    hot("timeout", Duration(1, HOUR), Is("5s"), "Of one attempt."),
+    hot("deadline", Duration(1, HOUR), Is("30s"), "Of an event with all its attempts, counted from its receipt."),
+    hot(
+        "mode",
+        Choice(&["binary", "structured"]),
+        Absent("`binary`; `structured` with a `signing_secret`"),
+        "CloudEvents content mode.",
+    ),
+    hot("signing_secret", Secret, Absent("requests are not signed"), "Standard Webhooks secret, `whsec_` and base64."),
+    hot("headers", Secrets, Absent("none"), "Headers sent with every request, for instance an API key."),
+    hot("concurrency", Integer(1, MANY), Is("1024"), "Requests on the wire at once."),
+    hot("waiting", Integer(0, MANY), Is("10000"), "Events that may wait for `concurrency`; one more is `overloaded`."),
+    hot(
+        "pool_idle_timeout",
+        Duration(1, HOUR),
+        Is("4s"),
+        "Idle connections are closed after this; keep it under the handler's own limit (Node's is 5 s).",
+    ),
+    hot("answer_size", Size(0, GIB), Is("1MiB"), "The largest answer body taken."),
+    hot("retry", Map(RETRY), Absent("the defaults"), "Delays between attempts."),
+    hot("breaker", Map(BREAKER), Absent("the defaults"), "When a failing address is set aside."),
+    hot("dns_refresh", Duration(100, HOUR), Is("30s"), "How often host names are looked up again."),
+    hot(
+        "ca_file",
+        Text,
+        Absent("the system's authorities"),
+        "PEM file of authorities trusted beside the system's, for `https:`.",
+    ),
+];
+
+const RETRY: &[Key] = &[
+    hot("backoff_min", Duration(1, HOUR), Is("100ms"), "Delay before the first retry; it doubles, with jitter."),
+    hot("backoff_max", Duration(1, HOUR), Is("5s"), "The longest delay."),
+];
+
+const BREAKER: &[Key] = &[
+    hot("failures", Integer(1, 1000), Is("5"), "Failures in a row after which an address is set aside."),
+    hot("open", Duration(10, HOUR), Is("1s"), "How long, before one probe is let through; it grows while probes fail."),
+];
+
+const ENDPOINT: &[Key] = &[
+    hot("path", Text, Required, "The URL path, for instance `/ws`."),
+    hot(
+        "event",
+        Text,
+        Is("/type"),
+        "JSON Pointer to the event name in a message, or `none`: text frames are `$text`, nothing is parsed.",
+    ),
+    hot(
+        "connect",
+        Text,
+        Absent("every handshake is accepted"),
+        "Upstream that is asked before a handshake is answered.",
+    ),
+    hot("disconnect", Text, Absent("nobody is told"), "Upstream that is told when a connection has ended."),
+    hot("heartbeat", Map(HEARTBEAT), Absent("the defaults"), "Pings for silent clients."),
+    hot("limits", Map(LIMITS), Absent("the defaults"), "Limits of each connection, counted on decoded frames."),
+    hot(
+        "idle_timeout",
+        Duration(10, YEAR),
+        Absent("never"),
+        "Time without a message in either direction, then close 4002.",
+    ),
+    hot("lifetime", Duration(10, YEAR), Absent("never"), "Age at which a connection is closed with 4003."),
+    hot(
+        "origins",
+        List(&Text),
+        Absent("every origin"),
+        "Allowed `Origin` values of browsers; others are refused with 403.",
+    ),
+    hot("subprotocols", List(&Text), Absent("none"), "Subprotocols, the preferred first."),
+    hot(
+        "validate",
+        Choice(&["enforce", "report"]),
+        Is("enforce"),
+        "What happens to a payload that does not fit its schema: refused, or counted and passed on.",
+    ),
+    hot(
+        "push_schema",
+        Text,
+        Absent("nothing is checked"),
+        "JSON Schema file that pushes to this endpoint's connections must fit.",
+    ),
+    hot("routes", List(&Map(ROUTE)), Required, "Which upstream takes which event; the first match wins."),
+];
+
+const HEARTBEAT: &[Key] = &[
+    hot("interval", Duration(10, HOUR), Is("25s"), "Silence after which a ping is sent."),
+    hot("timeout", Duration(10, HOUR), Is("5s"), "How long a ping may stay without any byte."),
+    hot("misses", Integer(1, 100), Is("2"), "Missed pings after which the connection is closed with 4000."),
+];
+
+const LIMITS: &[Key] = &[
+    hot("message_size", Size(1, GIB), Is("128KiB"), "Bytes of one message; a larger one closes with 1009."),
+    hot(
+        "send_buffer",
+        Size(KIB, GIB),
+        Is("1MiB"),
+        "Bytes that may wait for the client to read; over it the client is cut with 4001.",
+    ),
+    hot("receive_buffer", Size(1, GIB), Is("64KiB"), "Bytes read ahead while calls are under way."),
+    hot(
+        "messages_per_second",
+        Integer(1, 1_000_000),
+        Absent("no limit"),
+        "Messages of one connection, with a burst of one second's worth; more are `rate_limited`.",
+    ),
+    hot(
+        "connections",
+        Integer(1, MANY),
+        Is("100000"),
+        "Open connections on this endpoint; one more is refused with 503.",
+    ),
+    hot(
+        "invalid_messages",
+        Integer(0, 1_000_000),
+        Absent("never closes"),
+        "Refused messages that a connection may send; one more closes with 4501.",
+    ),
+    hot("groups", Integer(0, 100_000), Is("100"), "Groups that one connection may be in."),
+];
+
+const ROUTE: &[Key] = &[
+    hot(
+        "event",
+        Text,
+        Required,
+        "Event name, or a pattern in which `*` stands for any text. `$binary` takes binary frames.",
+    ),
+    hot("schema", Text, Absent("nothing is checked"), "JSON Schema file that the message must fit."),
+    hot("reply_schema", Text, Absent("nothing is checked"), "JSON Schema file that the upstream's reply must fit."),
+    hot("validate", Choice(&["enforce", "report"]), Absent("the endpoint's"), "As on the endpoint, for this route."),
+    hot("upstream", Text, Required, "Name of the upstream."),
+    hot("in_flight", Integer(1, 64), Is("1"), "Calls of one connection on this route at once. 1 keeps strict order."),
+    hot("deadline", Duration(1, HOUR), Absent("the upstream's"), "Overrides the upstream's `deadline`."),
+    hot(
+        "on_failure",
+        Choice(&["error", "close"]),
+        Is("error"),
+        "What the client sees of a message that was not delivered: an error frame, or that and close 4005.",
+    ),
+];

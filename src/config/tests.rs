@@ -1,0 +1,246 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn load_str(text: &str) -> Result<Loaded, Problems> {
+    let environment = |name: &str| match name {
+        "PORT" => Some("9000".to_owned()),
+        "EMPTY" => Some(String::new()),
+        "TOKEN" => Some("hunter2-hunter2".to_owned()),
+        _ => None,
+    };
+    load_text("h.yaml", text, Path::new(env!("CARGO_MANIFEST_DIR")), &environment)
+}
+
+fn lines(text: &str) -> Vec<String> {
+    load_str(text).err().map(|problems| problems.lines()).unwrap_or_default()
+}
+
+const MINIMAL: &str = "\
+upstreams:
+  app: {http: {url: \"http://127.0.0.1:3000/events\"}}
+endpoints:
+  - path: /ws
+    routes: [{event: \"*\", upstream: app}]
+";
+
+/// MINIMAL with one text replaced by another.
+fn with(old: &str, new: &str) -> String {
+    assert!(MINIMAL.contains(old));
+    MINIMAL.replace(old, new)
+}
+
+#[test]
+fn defaults_hold_where_nothing_is_said() {
+    let loaded = load_str(MINIMAL).unwrap_or_else(|problems| panic!("{problems}"));
+    let endpoint = &loaded.draft.endpoints[0];
+    assert_eq!(loaded.fixed.listener.listen.port(), 8000);
+    assert_eq!(loaded.fixed.admin.listen.to_string(), "127.0.0.1:8001");
+    assert_eq!(endpoint.limits.send_buffer, 1024 * 1024);
+    assert_eq!(endpoint.heartbeat.misses, 2);
+    assert_eq!(endpoint.routes[0].in_flight, 1);
+}
+
+#[test]
+fn five_mistakes_are_five_problems_with_their_places() {
+    let text = "\
+listn: 0.0.0.0:8000
+upstreams:
+  app: {http: {url: \"http://127.0.0.1:3000/events\", timeout: 5 parsecs}}
+endpoints:
+  - path: /ws
+    heartbeat: {misses: many}
+    routes:
+      - {event: \"chat.*\", upstream: ap}
+      - {event: \"order\", schema: schemas/nowhere.json, upstream: app}
+";
+    let lines = lines(text);
+    assert_eq!(lines.len(), 5, "{lines:#?}");
+    assert_eq!(lines[0], "h.yaml:1:1: listn: unknown key; did you mean `listen`?");
+    for (line, start, says) in [
+        (1, "h.yaml:3:62: upstreams.app.http.timeout: expected a duration", "found \"5 parsecs\""),
+        (2, "h.yaml:6:25: endpoints[0].heartbeat.misses: expected a whole number of 1 to 100", "found \"many\""),
+        (3, "h.yaml:8:37: endpoints[0].routes[0].upstream: no upstream is called \"ap\"", "did you mean `app`?"),
+        (4, "h.yaml:9:34: endpoints[0].routes[1].schema: cannot read", "relative to the configuration file"),
+    ] {
+        assert!(lines[line].starts_with(start) && lines[line].contains(says), "{}", lines[line]);
+    }
+}
+
+#[test]
+fn every_kind_of_problem_is_named() {
+    for (old, new, says) in [
+        ("path: /ws", "path: ws", "expected a URL path such as `/ws`"),
+        ("path: /ws", "event: type\n    path: /ws", "expected a JSON Pointer that starts with '/'"),
+        ("path: /ws", "connect: ap\n    path: /ws", "did you mean `app`?"),
+        ("path: /ws", "origins: [app.example.com]\n    path: /ws", "expected a scheme and a host"),
+        ("path: /ws", "limits: {send_buffer: 1B}\n    path: /ws", "expected 1.0 KiB to 1.0 GiB"),
+        ("path: /ws", "limits: [1]\n    path: /ws", "expected a map, found a list"),
+        ("path: /ws", "validate: maybe\n    path: /ws", "expected enforce or report, found \"maybe\""),
+        ("  - path: /ws\n", "  -\n", "endpoints[0].path: missing"),
+        ("upstreams:", "admin: {listen: \"0.0.0.0:1\"}\nupstreams:", "not on loopback, and there is no token"),
+        ("upstreams:", "drain: {window: 10s, deadline: 5s}\nupstreams:", "not longer than the window"),
+        ("upstreams:", "log: {level: loud}\nupstreams:", "expected error, warn, info"),
+        ("upstreams:", "listen: nowhere\nupstreams:", "expected an address and port"),
+        ("upstreams:", "listen: \"${NOPE}\"\nupstreams:", "\"NOPE\" is not set; set it, or give a default"),
+        ("upstreams:", "listen: \"${PORT\"\nupstreams:", "`${` without `}`"),
+        ("upstreams:", "rabbitmq: {url: x}\nupstreams:", "RabbitMQ is not part of this version"),
+        ("upstreams:", "tracing: {}\nupstreams:", "tracing.otlp: missing"),
+        ("  app: {http", "  A b: {http: {url: \"http://x/\"}}\n  app: {http", "expected a name of `[a-z0-9_-]`"),
+        ("{http: {url: \"http://127.0.0.1:3000/events\"}}", "{amqp: {exchange: x}}", "RabbitMQ upstreams are not part"),
+        ("{http: {url: \"http://127.0.0.1:3000/events\"}}", "{}", "expected what kind of upstream it is"),
+        ("http://127.0.0.1:3000/events", "ftp://x", "expected an `http:` or `https:` URL"),
+        ("events\"}}", "events\", signing_secret: whsec_x}}", "expected `whsec_` and at least 24 bytes"),
+        ("events\"}}", "events\", headers: {\"a b\": c}}}", "is not a header's name"),
+        ("event: \"*\"", "event: \"\"", "found an empty string"),
+        ("[{event: \"*\"", "[{event: a*, upstream: app}, {event: ab, upstream: app}, {event: \"*\"", "never reached"),
+        ("event: \"*\"", "event: $binary, schema: schemas/chat.json", "binary frames have no JSON Schema"),
+        (
+            "  - path: /ws\n",
+            "  - {path: /ws, routes: [{event: \"*\", upstream: app}]}\n  - path: /ws\n",
+            "path \"/ws\" already",
+        ),
+    ] {
+        let lines = lines(&with(old, new));
+        assert_eq!(lines.len(), 1, "{new}: {lines:#?}");
+        assert!(lines[0].contains(says), "{new}: {}", lines[0]);
+        assert!(lines[0].starts_with("h.yaml:"), "{}", lines[0]);
+    }
+}
+
+#[test]
+fn variables_are_replaced_in_values() {
+    let text = with("upstreams:", "listen: \"127.0.0.1:${PORT}\"\nconnections: ${PORT}\nupstreams:")
+        .replace("event: \"*\"", "event: \"${NOPE:-x}$${y}${EMPTY:-z}\"");
+    let loaded = load_str(&text).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.fixed.listener.listen.port(), 9000);
+    assert_eq!(loaded.fixed.listener.connections, 9000);
+    assert_eq!(loaded.draft.endpoints[0].routes[0].event.as_str(), "x${y}z");
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let text = with("upstreams:", "admin: {token: \"${TOKEN}\"}\nupstreams:")
+        .replace("events\"", "events\", signing_secret: whsec_hunter2, headers: {authorization: \"hunter2\\u0001\"}");
+    let problems = load_str(&text).err().expect("two problems");
+    assert_eq!(problems.lines().len(), 2, "{problems}");
+    assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{problems}");
+    let loaded =
+        load_str(&with("upstreams:", "admin: {token: \"${TOKEN}\"}\nupstreams:")).unwrap_or_else(|p| panic!("{p}"));
+    assert!(!format!("{:?} {:?}", loaded.fixed, loaded.draft.upstreams).contains("hunter2"));
+}
+
+#[test]
+fn the_hash_follows_text_files_and_variables() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("a.json");
+    let text = MINIMAL.replace("event: \"*\"", "event: \"${X}\", schema: a.json");
+    let hash = |value: &'static str| {
+        let environment = move |_: &str| Some(value.to_owned());
+        load_text("h.yaml", &text, dir.path(), &environment).unwrap_or_else(|p| panic!("{p}")).draft.hash
+    };
+    std::fs::write(&file, "{}").expect("written");
+    let first = hash("a");
+    assert_eq!(first, hash("a"));
+    assert_ne!(first, hash("b"));
+    std::fs::write(&file, "{ }").expect("written");
+    assert_ne!(first, hash("a"));
+}
+
+#[test]
+fn a_schema_reaches_its_own_folder_only() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+    std::fs::create_dir(dir.path().join("s")).expect("a folder");
+    write("outside.json", "{}");
+    write("s/b.json", r#"{"type":"string"}"#);
+    let load = |schema: &str| {
+        write("s/a.json", schema);
+        let text = MINIMAL.replace("event: \"*\"", "event: \"*\", schema: s/a.json");
+        load_text("h.yaml", &text, dir.path(), &|_| None)
+    };
+    let loaded = load(r#"{"$ref":"b.json"}"#).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!(loaded.files.len(), 2);
+    for (schema, says) in [
+        (r#"{"$ref":"../outside.json"}"#, "not under the schema's own folder"),
+        (r#"{"$ref":"https://example.com/a.json"}"#, "https://example.com/a.json"),
+        ("{\n  nope", "a.json:2:3: not JSON"),
+        (r#"{"type":"strin"}"#, "s/a.json at /type"),
+    ] {
+        let problems = load(schema).err().expect("refused").to_string();
+        assert!(problems.contains(says) && problems.starts_with("h.yaml:5:"), "{problems}");
+    }
+}
+
+#[test]
+fn restart_only_changes_are_named() {
+    let fixed = |text: &str| load_str(text).unwrap_or_else(|p| panic!("{p}")).fixed;
+    let old = fixed(MINIMAL);
+    assert!(restart_only_changes(&old, &old).is_empty());
+    let hot = "drain: {window: 1s}\nlog: {level: debug}\nupstreams:";
+    assert!(restart_only_changes(&old, &fixed(&with("upstreams:", hot))).is_empty());
+    let cold = "listen: 127.0.0.1:1\nadmin: {token: abc}\nconnections: 5\nhandshake: {timeout: 1s}\nupstreams:";
+    let changes = restart_only_changes(&old, &fixed(&with("upstreams:", cold)));
+    assert_eq!(changes, ["listen", "connections", "handshake.timeout", "admin.token"]);
+}
+
+#[test]
+fn the_examples_are_accepted_and_fit_the_printed_schema() {
+    let schema = jsonschema::validator_for(&json_schema()).expect("a schema");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = 0;
+    for entry in std::fs::read_dir(root.join("config")).expect("config/") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|e| e == "yaml") {
+            load(&path).unwrap_or_else(|problems| panic!("{problems}"));
+            let text = std::fs::read_to_string(&path).expect("text");
+            let value: serde_json::Value = serde_saphyr::from_str(&text).expect("YAML");
+            let errors: Vec<_> = schema.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+            assert!(errors.is_empty(), "{}: {errors:#?}", path.display());
+            found += 1;
+        }
+    }
+    assert!(found >= 2, "found {found} examples");
+}
+
+#[test]
+fn configurations_in_the_docs_are_accepted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = std::fs::read_dir(root.join("docs")).expect("docs/").map(|entry| entry.expect("an entry").path());
+    let mut found = 0;
+    for page in pages.chain([root.join("README.md")]).filter(|path| path.extension().is_some_and(|e| e == "md")) {
+        let text = std::fs::read_to_string(&page).expect("text");
+        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            if block.contains("endpoints:") {
+                load_text("docs", block, root, &|_| None)
+                    .unwrap_or_else(|p| panic!("{}: {p}\n{block}", page.display()));
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 1, "found no configuration in the docs");
+}
+
+#[test]
+fn the_reference_page_is_what_the_table_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let made = reference_markdown();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &made).expect("written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == made, "docs/configuration.md is old: UPDATE_DOCS=1 cargo test --lib config");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[a-z:{}\\[\\]\\-\\n \"$]{0,80}") {
+        let _ = load_str(&text);
+    }
+
+    #[test]
+    fn no_value_makes_it_panic(value in "\\PC{0,40}") {
+        let quoted = serde_json::to_string(&value).expect("JSON");
+        let _ = load_str(&with("path: /ws", &format!("path: {quoted}\n    event: {quoted}")));
+    }
+}
