@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod codes;
+pub mod demo;
 pub mod drain;
 pub mod ids;
 pub mod listener;
