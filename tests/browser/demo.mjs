@@ -124,7 +124,7 @@ async function converse() {
     await seen(ann, "#wire li.answer", "\"group\":\"lobby\"");
     await seen(ann, "#wire li.call", "/v1/groups/lobby/members");
     await ann.locator("#wire li.event", { hasText: "chat.send" }).first().locator("summary").click();
-    await seen(ann, "#wire li.event pre", "ce-connectionid");
+    await seen(ann, "#wire li.event details[open] pre", "ce-connectionid");
   });
   if (shots) {
     await ann.screenshot({ path: join(shots, "light-1280.png") });

@@ -90,7 +90,7 @@ impl Client {
     }
 
     /// Closes with 1000 and expects the close to be echoed.
-    pub async fn close(&mut self) -> Step<()> {
+    pub async fn close(mut self) -> Step<()> {
         let frame = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
         self.socket.close(Some(frame)).await.map_err(text)?;
         let mut echoed = None;
