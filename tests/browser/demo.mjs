@@ -121,7 +121,7 @@ async function converse() {
   });
   await step("the wire shows events, answers and REST calls", async () => {
     await seen(ann, "#wire li.event", "chat.send");
-    await seen(ann, "#wire li.answer", "\"group\":\"lobby\"");
+    await seen(ann, "#wire li.answer", "send chat.message to group lobby");
     await seen(ann, "#wire li.call", "/v1/groups/lobby/members");
     await ann.locator("#wire li.event", { hasText: "chat.send" }).first().locator("summary").click();
     await seen(ann, "#wire li.event details[open] pre", "ce-connectionid");
