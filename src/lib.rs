@@ -2,10 +2,14 @@
 //! Events go out to an HTTP handler, commands come in by connection ID. `docs/ARCHITECTURE.md` draws the layers.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod codes;
+pub mod command;
 pub mod config;
 pub mod connection;
 pub mod deliver;
+pub mod demo;
 pub mod drain;
 pub mod ids;
 pub mod listener;
