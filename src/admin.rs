@@ -1,8 +1,26 @@
-//! The admin listener: REST commands, health, metrics, configuration. Knows read-only views; must not know the pipeline's inside.
+//! The admin listener: REST commands, health, metrics, configuration, under one table of operations from which `/openapi.json` is
+//! made too. Knows read-only views and `Control`; must not know the pipeline's inside.
 
+mod guard;
+mod handlers;
+mod openapi;
+mod operations;
+mod server;
+
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 
+use axum::extract::FromRef;
 use secrecy::SecretString;
+use serde::Serialize;
+
+use crate::deliver::Deliver;
+use crate::telemetry::Metrics;
+
+pub use openapi::document as openapi_document;
+pub use server::serve;
 
 /// Settings of the admin listener. Restart-only.
 #[derive(Debug, Clone)]
@@ -13,3 +31,74 @@ pub struct AdminSettings {
     /// Bytes of one request's body; more is answered 413.
     pub body_size: usize,
 }
+
+/// What the program lets the admin listener do and see, beside commands.
+pub trait Control: Send + Sync {
+    fn config_status(&self) -> ConfigStatus;
+    /// Reloads the configuration; the problems, a line each, if it was refused.
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Vec<String>>> + Send + '_>>;
+    fn drain(&self);
+    fn is_ready(&self) -> bool;
+    fn log_level(&self) -> String;
+    fn set_log_level(&self, level: &str) -> Result<(), String>;
+}
+
+/// The answer of `GET /v1/config`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigStatus {
+    pub generation: u64,
+    /// SHA-256 over the configuration and every file that it names.
+    pub hash: String,
+    /// RFC 3339.
+    pub loaded_at: String,
+    pub endpoints: Vec<String>,
+    pub upstreams: Vec<UpstreamStatus>,
+    pub last_error: Option<LastError>,
+}
+
+/// An upstream's addresses with their breakers.
+#[derive(Debug, Clone, Serialize)]
+pub struct UpstreamStatus {
+    pub name: String,
+    pub addresses: Vec<AddressStatus>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct AddressStatus {
+    pub address: String,
+    /// `closed`, `half_open` or `open`.
+    pub breaker: &'static str,
+}
+
+/// The last reload, if it was refused.
+#[derive(Debug, Clone, Serialize)]
+pub struct LastError {
+    /// RFC 3339.
+    pub at: String,
+    pub problems: Vec<String>,
+}
+
+/// The answer of a reload that was not refused.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Reloaded {
+    pub generation: u64,
+    /// False if the files say what was in use already.
+    pub changed: bool,
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct AdminState {
+    pub deliver: Arc<Deliver>,
+    pub metrics: Arc<Metrics>,
+    pub control: Arc<dyn Control>,
+}
+
+impl FromRef<AdminState> for Arc<Deliver> {
+    fn from_ref(state: &AdminState) -> Self {
+        state.deliver.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

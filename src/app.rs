@@ -111,12 +111,11 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let listen = fixed.listener.listen;
     let listener = Listener::bind(fixed.listener.clone(), upgrader, background.clone(), metrics.clone())
         .and_then(|listener| listener.local_addr().map(|addr| (listener, addr)));
-    let (listener, listen) =
-        listener.map_err(|source| StartError::Listen { key: "listen", addr: listen, source })?;
+    let (listener, listen) = listener.map_err(|source| StartError::Listen { key: "listen", addr: listen, source })?;
     let admin_socket = tokio::net::TcpListener::bind(fixed.admin.listen).await;
     let admin_socket = admin_socket.and_then(|socket| socket.local_addr().map(|addr| (socket, addr)));
-    let (admin_socket, admin) = admin_socket
-        .map_err(|source| StartError::Listen { key: "admin.listen", addr: fixed.admin.listen, source })?;
+    let (admin_socket, admin) =
+        admin_socket.map_err(|source| StartError::Listen { key: "admin.listen", addr: fixed.admin.listen, source })?;
 
     let reloader = Reloader::new(path, fixed.clone(), pipeline.clone(), metrics.clone(), log.clone());
     let control = AppControl { reloader: reloader.clone(), drain: drain.clone(), log };
@@ -124,7 +123,7 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let stop_admin = tokio::sync::watch::Sender::new(false);
     background.spawn(admin::serve(admin_socket, fixed.admin, state, background.clone(), stop_admin.subscribe()));
     background.spawn(listener.run(drain.subscribe()));
-    background.spawn(reloader.clone().watch(files, drain.subscribe()));
+    background.spawn(reloader.clone().watch(files, drain.clone()));
 
     let draining = Draining { drain: drain.clone(), sessions, registry, reloader: reloader.clone(), spans, stop_admin };
     let drained = background.spawn(draining.run());

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::config::{self, Fixed, Loaded};
-use crate::drain::DrainSettings;
+use crate::drain::{Drain, DrainSettings};
 use crate::pipeline::Pipeline;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -40,9 +40,13 @@ pub struct Refused {
 /// What a reload did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
-    Applied { generation: u64 },
+    Applied {
+        generation: u64,
+    },
     /// The file says what is in use already.
-    Unchanged { generation: u64 },
+    Unchanged {
+        generation: u64,
+    },
 }
 
 impl Reloader {
@@ -101,15 +105,17 @@ impl Reloader {
         result
     }
 
-    /// Reloads whenever a file of the configuration may have changed, until `stop` turns true.
-    pub async fn watch(self: Arc<Self>, files: Vec<PathBuf>, mut stop: watch::Receiver<bool>) {
+    /// Reloads whenever a file of the configuration may have changed, until a drain begins.
+    pub async fn watch(self: Arc<Self>, files: Vec<PathBuf>, drain: Drain) {
         if self.path.is_none() {
             return;
         }
         let mut watcher = match config::Watcher::new(&files) {
             Ok(watcher) => watcher,
             Err(error) => {
-                tracing::error!("cannot watch the configuration for changes: {error}; reload by SIGHUP or POST /v1/config/reload");
+                tracing::error!(
+                    "cannot watch the configuration for changes: {error}; reload by SIGHUP or POST /v1/config/reload"
+                );
                 return;
             }
         };
@@ -124,7 +130,7 @@ impl Reloader {
                     let files = changed_files.borrow_and_update().clone();
                     watcher.set_files(&files);
                 }
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = drain.begun() => return,
             }
         }
     }
@@ -156,7 +162,10 @@ impl Reloader {
         let old = self.pipeline.snapshot();
         let changes = config::restart_only_changes(&self.fixed.lock(), &loaded.fixed);
         if !changes.is_empty() {
-            return Err(changes.iter().map(|key| format!("{key}: changes only by a restart; undo it or restart")).collect());
+            return Err(changes
+                .iter()
+                .map(|key| format!("{key}: changes only by a restart; undo it or restart"))
+                .collect());
         }
         if loaded.draft.hash == old.hash {
             return Ok(Reload::Unchanged { generation: old.generation });

@@ -59,7 +59,8 @@ async fn report_mode_lets_everything_pass_and_counts_it() {
     let mut client = holdfast.connect().await;
     client.send(r#"{"type":"chat.send"}"#).await;
     assert_eq!(client.text().await, r#"{"type":"chat.send"}"#);
-    let counted = "holdfast_schema_violations_total{endpoint=\"/ws\",route=\"chat.send\",direction=\"message\",mode=\"report\"}";
+    let counted =
+        "holdfast_schema_violations_total{endpoint=\"/ws\",route=\"chat.send\",direction=\"message\",mode=\"report\"}";
     assert_eq!(holdfast.metric(counted).await, 1.0);
 }
 
@@ -190,12 +191,15 @@ async fn protocol_violations_close_with_the_codes_of_the_rfc() {
     let ends: Vec<_> = app.wait_for("disconnect", 4).await.iter().map(|call| call.json()).collect();
     let mut ends: Vec<_> = ends.iter().map(|end| (end["code"].as_u64(), end["cause"].as_str())).collect();
     ends.sort_unstable();
-    assert_eq!(ends, [
-        (Some(1002), Some("error")),
-        (Some(1007), Some("error")),
-        (Some(1009), Some("error")),
-        (Some(4999), Some("client"))
-    ]);
+    assert_eq!(
+        ends,
+        [
+            (Some(1002), Some("error")),
+            (Some(1007), Some("error")),
+            (Some(1009), Some("error")),
+            (Some(4999), Some("client"))
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,7 +91,8 @@ async fn the_connect_event_tells_of_the_handshake_and_its_answer_is_obeyed() {
     .await;
     let holdfast = Holdfast::start(&app, &format!("connect: app\ndisconnect: app\n{ROUTES}")).await;
     let url = format!("{}?room=a%20b&x=1", holdfast.url());
-    let mut client = Client::connect(&url, &[("x-custom", "yes"), ("sec-websocket-protocol", "p1")]).await.expect("open");
+    let mut client =
+        Client::connect(&url, &[("x-custom", "yes"), ("sec-websocket-protocol", "p1")]).await.expect("open");
     assert_eq!(client.json().await, json!({"hello": "you"}), "the answer's body is the first frame");
     client.send(r#"{"type":"who"}"#).await;
     assert_eq!(client.json().await, json!(["ann", "ctx-1"]));

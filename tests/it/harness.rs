@@ -19,8 +19,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-pub use client::{Client, Refused};
-pub use upstream::{Call, Reply, Upstream};
+pub use client::Client;
+pub use upstream::{Reply, Upstream};
 
 /// How long a condition may take before its test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);

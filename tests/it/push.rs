@@ -100,7 +100,8 @@ async fn a_batch_is_carried_out_in_order_with_an_outcome_each() {
     assert_eq!(client.json().await, json!([1]));
     assert_eq!(client.next().await.into_data().as_ref(), [0, 1]);
 
-    let (status, body) = holdfast.call(Method::POST, "/v1/commands", r#"[{"join":{"connection":"x","group":"g"}}]"#).await;
+    let (status, body) =
+        holdfast.call(Method::POST, "/v1/commands", r#"[{"join":{"connection":"x","group":"g"}}]"#).await;
     assert_eq!(status, 400);
     assert!(body.to_string().contains("command 0"), "{body}");
 }

@@ -109,12 +109,8 @@ impl Upstream {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
-        let mut upstream = Self {
-            addr,
-            handler: Arc::new(move |call| Box::pin(answer(call))),
-            calls: Arc::default(),
-            server: None,
-        };
+        let mut upstream =
+            Self { addr, handler: Arc::new(move |call| Box::pin(answer(call))), calls: Arc::default(), server: None };
         upstream.serve(listener);
         upstream
     }

@@ -1,0 +1,64 @@
+//! Accepts admin connections and serves the router on them. Must not know which calls there are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{AdminSettings, AdminState, guard, operations};
+use crate::tasks::Tasks;
+
+/// How long a request's head may take.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait before the next accept when one failed, for instance for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stop` turns true.
+pub async fn serve(
+    listener: TcpListener,
+    settings: AdminSettings,
+    state: AdminState,
+    tasks: Tasks,
+    mut stop: watch::Receiver<bool>,
+) {
+    let token = settings.token.map(Arc::new);
+    let router = operations::router()
+        .layer(DefaultBodyLimit::max(settings.body_size))
+        .layer(middleware::from_fn_with_state(token, guard::authorise))
+        .layer(middleware::from_fn(guard::shape))
+        .with_state(state);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // A socket that is already gone fails later and loudly enough.
+        let _ = stream.set_nodelay(true);
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let mut stop = stop.clone();
+        tasks.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let stopped = tokio::select! {
+                // A client that breaks off breaks only its own connection.
+                _ = connection.as_mut() => return,
+                stopped = stop.wait_for(|stop| *stop) => stopped.is_ok(),
+            };
+            if stopped {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        });
+    }
+}

@@ -1,0 +1,69 @@
+//! What the admin listener may do to the program. Must not hold any rule about messages.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::reload::{Reload, Reloader};
+use crate::admin::{AddressStatus, ConfigStatus, Control, LastError, Reloaded, UpstreamStatus};
+use crate::drain::Drain;
+use crate::telemetry::logging::LogHandle;
+
+pub struct AppControl {
+    pub reloader: Arc<Reloader>,
+    pub drain: Drain,
+    pub log: LogHandle,
+}
+
+impl Control for AppControl {
+    fn config_status(&self) -> ConfigStatus {
+        let snapshot = self.reloader.pipeline().snapshot();
+        let addresses = |list: Vec<(String, &'static str)>| {
+            list.into_iter().map(|(address, breaker)| AddressStatus { address, breaker }).collect()
+        };
+        let mut endpoints: Vec<_> = snapshot.endpoints().map(|endpoint| endpoint.draft.path.to_string()).collect();
+        endpoints.sort();
+        ConfigStatus {
+            generation: snapshot.generation,
+            hash: snapshot.hash.clone(),
+            loaded_at: humantime::format_rfc3339_millis(snapshot.loaded_at).to_string(),
+            endpoints,
+            upstreams: snapshot
+                .upstreams()
+                .map(|upstream| UpstreamStatus {
+                    name: upstream.name().to_owned(),
+                    addresses: addresses(upstream.addresses()),
+                })
+                .collect(),
+            last_error: self.reloader.refused().map(|refused| LastError {
+                at: humantime::format_rfc3339_millis(refused.at).to_string(),
+                problems: refused.problems,
+            }),
+        }
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Vec<String>>> + Send + '_>> {
+        Box::pin(async {
+            self.reloader.reload("REST").await.map(|reload| match reload {
+                Reload::Applied { generation } => Reloaded { generation, changed: true },
+                Reload::Unchanged { generation } => Reloaded { generation, changed: false },
+            })
+        })
+    }
+
+    fn drain(&self) {
+        self.drain.begin();
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.drain.has_begun()
+    }
+
+    fn log_level(&self) -> String {
+        self.log.level()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), String> {
+        self.log.set_level(level)
+    }
+}
