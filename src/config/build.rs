@@ -259,7 +259,7 @@ impl Build<'_> {
     fn endpoint(&mut self, entry: &Entry) -> EndpointDraft {
         let path = entry.get("path");
         if path.text().is_some_and(|path| !path.starts_with('/') || path.contains(['?', '#', ' '])) {
-            self.problem(path, "expected a URL path such as `/ws`, without query", None);
+            self.problem(path, "expected a URL path such as `/ws`, without query", "start it with `/`".to_owned());
         }
         let heartbeat = entry.get("heartbeat");
         let validate = validate_of(entry.get("validate")).unwrap_or(Validate::Enforce);

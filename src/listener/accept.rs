@@ -92,7 +92,6 @@ impl Listener {
         http.timer(TokioTimer::new())
             .header_read_timeout(self.settings.handshake_timeout)
             .max_buf_size(self.settings.header_size.max(HEADER_BYTES_MIN))
-            .keep_alive(false)
             .half_close(false);
         let upgrader = self.upgrader.clone();
         let peer = Peer { addr };

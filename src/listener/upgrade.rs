@@ -178,9 +178,12 @@ impl Upgrader {
         switching(&accept, chosen)
     }
 
-    fn count(&self, endpoint: &str, answer: Answer) -> Answer {
+    fn count(&self, endpoint: &str, mut answer: Answer) -> Answer {
         let status = answer.status().as_str().into();
         self.metrics.handshakes.get_or_create(&HandshakeLabel { endpoint: endpoint.into(), status }).inc();
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         answer
     }
 }

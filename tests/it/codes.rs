@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::SinkExt;
 use http::Method;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
@@ -219,7 +219,12 @@ async fn a_client_that_goes_silent_misses_its_heartbeat() {
     let end = app.wait_for("disconnect", 1).await.remove(0).json();
     assert_eq!((end["code"].as_u64(), end["cause"].as_str()), (Some(4000), Some("heartbeat")));
     let mut silent = silent;
-    assert_eq!(silent.closed().await.0, 4000);
+    let mut raw = Vec::new();
+    // What was sent stands in the socket: pings, and at the end a close frame with 4000 (0x0fa0).
+    let _ = silent.socket.get_mut().read_to_end(&mut raw).await;
+    let reason = b"heartbeat missed";
+    let close = [&[0x88, 2 + reason.len() as u8, 0x0f, 0xa0], &reason[..]].concat();
+    assert!(raw.starts_with(&[0x89, 0]) && raw.ends_with(&close), "{raw:?}");
     pinged.await.expect("alive").close().await;
 }
 

@@ -51,7 +51,7 @@ async fn without_an_event_pointer_nothing_is_parsed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn structured_mode_is_one_signed_document() {
     let app = Upstream::start(|_| Reply::empty()).await;
-    let secret = "signing_secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLw==";
+    let secret = "signing_secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let holdfast = Holdfast::start_yaml(&yaml(&app.url(), secret, ROUTES), &[]).await;
     let mut client = holdfast.connect().await;
     client.send(r#"{"type":"a","n":1.50}"#).await;

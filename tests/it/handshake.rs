@@ -89,7 +89,7 @@ async fn the_connect_event_tells_of_the_handshake_and_its_answer_is_obeyed() {
         _ => Reply::empty(),
     })
     .await;
-    let holdfast = Holdfast::start(&app, &format!("connect: app\ndisconnect: app\n{ROUTES}")).await;
+    let holdfast = Holdfast::start(&app, &format!("subprotocols: [p1]\nconnect: app\ndisconnect: app\n{ROUTES}")).await;
     let url = format!("{}?room=a%20b&x=1", holdfast.url());
     let mut client =
         Client::connect(&url, &[("x-custom", "yes"), ("sec-websocket-protocol", "p1")]).await.expect("open");

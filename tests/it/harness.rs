@@ -5,7 +5,7 @@ mod upstream;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,7 +30,9 @@ pub struct Holdfast {
     pub listen: SocketAddr,
     pub admin: SocketAddr,
     pub running: Option<Running>,
-    pub dir: TempDir,
+    /// Removed at the end.
+    dir: Option<TempDir>,
+    path: PathBuf,
     yaml: String,
 }
 
@@ -49,15 +51,24 @@ impl Holdfast {
         }
         let path = dir.path().join("holdfast.yaml");
         std::fs::write(&path, yaml).expect("written");
-        let loaded = config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
-        let level = std::env::var("HOLDFAST_TEST_LOG").unwrap_or_else(|_| "error".into());
+        let mut holdfast = Self::start_at(&path).await;
+        holdfast.dir = Some(dir);
+        holdfast
+    }
+
+    /// Starts with the configuration at `path`.
+    pub async fn start_at(path: &Path) -> Self {
+        let loaded = config::load(path).unwrap_or_else(|problems| panic!("{problems}"));
+        let level = std::env::var("HOLDFAST_TEST_LOG").unwrap_or_else(|_| "off".into());
         let log = logging::init(&LogSettings { level, format: LogFormat::Text }).expect("a log");
-        let running = app::start(loaded, Some(path), log).await.expect("started");
-        Self { listen: running.listen, admin: running.admin, running: Some(running), dir, yaml: yaml.to_owned() }
+        let running = app::start(loaded, Some(path.to_owned()), log).await.expect("started");
+        let yaml = std::fs::read_to_string(path).expect("text");
+        let (listen, admin) = (running.listen, running.admin);
+        Self { listen, admin, running: Some(running), dir: None, path: path.to_owned(), yaml }
     }
 
     pub fn config_path(&self) -> PathBuf {
-        self.dir.path().join("holdfast.yaml")
+        self.path.clone()
     }
 
     /// The configuration that it was started with.

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -23,6 +24,7 @@ use super::eventually;
 /// One request as the handler saw it.
 #[derive(Debug, Clone)]
 pub struct Call {
+    pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -67,10 +69,6 @@ impl Reply {
         Self::status(200).header("content-type", "application/json").body(body)
     }
 
-    pub fn binary(body: impl Into<Bytes>) -> Self {
-        Self::status(200).header("content-type", "application/octet-stream").body(body)
-    }
-
     pub fn commands(list: &Value) -> Self {
         Self::status(200).header("content-type", "application/vnd.holdfast.commands+json").body(list.to_string())
     }
@@ -93,6 +91,7 @@ pub struct Upstream {
     pub addr: SocketAddr,
     handler: Handler,
     calls: Arc<Mutex<Vec<Call>>>,
+    connections: Arc<AtomicUsize>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -109,8 +108,13 @@ impl Upstream {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
-        let mut upstream =
-            Self { addr, handler: Arc::new(move |call| Box::pin(answer(call))), calls: Arc::default(), server: None };
+        let mut upstream = Self {
+            addr,
+            handler: Arc::new(move |call| Box::pin(answer(call))),
+            calls: Arc::default(),
+            connections: Arc::default(),
+            server: None,
+        };
         upstream.serve(listener);
         upstream
     }
@@ -138,6 +142,11 @@ impl Upstream {
 
     pub fn calls_of(&self, kind: &str) -> Vec<Call> {
         self.calls().into_iter().filter(|call| call.kind() == kind).collect()
+    }
+
+    /// How many TCP connections were opened to it.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Waits until at least `count` events of this kind were asked.
@@ -171,11 +180,12 @@ impl Upstream {
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        let (handler, calls) = (self.handler.clone(), self.calls.clone());
+        let (handler, calls, count) = (self.handler.clone(), self.calls.clone(), self.connections.clone());
         self.server = Some(tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
+                count.fetch_add(1, Ordering::SeqCst);
                 let (handler, calls) = (handler.clone(), calls.clone());
                 let service = service_fn(move |request| answer(request, handler.clone(), calls.clone()));
                 connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -195,7 +205,7 @@ async fn answer(
         *broken.status_mut() = StatusCode::BAD_REQUEST;
         return Ok(broken);
     };
-    let call = Call { headers: head.headers, body: body.to_bytes() };
+    let call = Call { path: head.uri.path().to_owned(), headers: head.headers, body: body.to_bytes() };
     calls.lock().push(call.clone());
     let reply = handler(call).await;
     let mut response = Response::builder().status(reply.status);
