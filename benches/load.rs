@@ -1,0 +1,60 @@
+//! The load program: an echo handler, a bare loop to compare with, and clients that measure. `scripts/bench` drives it.
+//! Each measurement prints one line for people and one JSON line.
+
+#[path = "load/clients.rs"]
+mod clients;
+#[path = "load/measure.rs"]
+mod measure;
+#[path = "load/servers.rs"]
+mod servers;
+
+use std::collections::HashMap;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Given by `cargo bench`; means nothing here
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// An HTTP handler that answers each event with its own body
+    Handler { listen: String },
+    /// A bare loop of tokio-tungstenite and a pooled hyper client: what Holdfast is measured against
+    Bare { listen: String, upstream: String },
+    /// Messages there and back, one under way per connection
+    Roundtrip(clients::Load),
+    /// Quiet connections: memory, connect rate, CPU
+    Idle(clients::Load),
+    /// Sends to a group of all connections
+    Fanout(clients::Load),
+    /// Sends to single connections by REST
+    Push(clients::Load),
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        match Cli::parse().command {
+            Command::Handler { listen } => servers::handler(&listen).await,
+            Command::Bare { listen, upstream } => servers::bare(&listen, upstream).await,
+            Command::Roundtrip(load) => clients::roundtrip(load).await,
+            Command::Idle(load) => clients::idle(load).await,
+            Command::Fanout(load) => clients::fanout(load).await,
+            Command::Push(load) => clients::push(load).await,
+        }
+    });
+}
+
+/// Prints a result for people and for programs.
+fn print(what: &str, figures: &[(&'static str, f64)]) {
+    let words: Vec<_> = figures.iter().map(|(name, value)| format!("{name} {value:.2}")).collect();
+    eprintln!("{what}: {}", words.join(", "));
+    let map: HashMap<_, _> = figures.iter().copied().collect();
+    println!("{}", serde_json::json!({"what": what, "figures": map}));
+}

@@ -1,0 +1,296 @@
+//! Clients that load a gateway and measure its process.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use futures_util::{SinkExt, StreamExt};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use crate::measure::{cpu_seconds, percentile_us, resident_bytes};
+use crate::print;
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// What to load, and how much.
+#[derive(Args, Clone)]
+pub struct Load {
+    /// `ws://ADDRESS/PATH` of the gateway
+    #[arg(long)]
+    ws: String,
+    /// Address of its admin listener
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+    /// The gateway's process
+    #[arg(long)]
+    pid: u32,
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// In all
+    #[arg(long, default_value_t = 20_000)]
+    messages: usize,
+    /// Bytes of one message
+    #[arg(long, default_value_t = 128)]
+    size: usize,
+    /// Bytes that each idle connection carries once before it is measured
+    #[arg(long, default_value_t = 0)]
+    carry: usize,
+    /// Seconds of silence that are measured
+    #[arg(long, default_value_t = 20)]
+    quiet: u64,
+    /// What is measured, for the output
+    #[arg(long, default_value = "holdfast")]
+    name: String,
+}
+
+/// A few thousand connections from one address leave enough ports; beyond that the next loopback address is taken.
+const CONNECTIONS_PER_ADDRESS: usize = 20_000;
+
+async fn connect(load: &Load, at: usize) -> Socket {
+    let addr: SocketAddr = load.ws["ws://".len()..].split('/').next().and_then(|a| a.parse().ok()).expect("an address");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let host = u8::try_from(1 + at / CONNECTIONS_PER_ADDRESS).expect("few addresses");
+    socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).expect("bound");
+    let stream = socket.connect(addr).await.expect("connected");
+    stream.set_nodelay(true).expect("nodelay");
+    let config = WebSocketConfig::default().read_buffer_size(512).write_buffer_size(0);
+    client_async_with_config(&load.ws, stream, Some(config)).await.expect("a handshake").0
+}
+
+/// Opens all connections, some at a time.
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+async fn connect_all(load: &Load) -> Vec<Socket> {
+    const WORKERS: usize = 32;
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|worker| {
+            let load = load.clone();
+            tokio::spawn(async move {
+                let mut sockets = Vec::new();
+                for at in (worker..load.connections).step_by(WORKERS) {
+                    sockets.push(connect(&load, at).await);
+                }
+                sockets
+            })
+        })
+        .collect();
+    let mut sockets = Vec::with_capacity(load.connections);
+    for worker in workers {
+        sockets.extend(worker.await.expect("connected"));
+    }
+    sockets
+}
+
+fn message(size: usize) -> String {
+    let frame = r#"{"type":"bench.echo","pad":""}"#.len();
+    format!(r#"{{"type":"bench.echo","pad":"{}"}}"#, "x".repeat(size.saturating_sub(frame)))
+}
+
+async fn text(socket: &mut Socket) -> String {
+    loop {
+        match socket.next().await.expect("open").expect("a message") {
+            Message::Text(text) => return text.as_str().to_owned(),
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("expected text, found {other:?}"),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+pub async fn roundtrip(load: Load) {
+    let sockets = connect_all(&load).await;
+    let each = load.messages / load.connections;
+    let message = message(load.size);
+    let (cpu, started) = (cpu_seconds(load.pid), Instant::now());
+    let clients: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            let message = message.clone();
+            tokio::spawn(async move {
+                let mut times = Vec::with_capacity(each);
+                for _ in 0..each {
+                    let sent = Instant::now();
+                    socket.send(Message::text(message.clone())).await.expect("sent");
+                    assert_eq!(text(&mut socket).await.len(), message.len());
+                    times.push(sent.elapsed());
+                }
+                (socket, times)
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    let mut open = Vec::new();
+    for client in clients {
+        let (socket, some) = client.await.expect("every answer");
+        times.extend(some);
+        open.push(socket);
+    }
+    let (cpu, took) = (cpu_seconds(load.pid) - cpu, started.elapsed().as_secs_f64());
+    let count = times.len() as f64;
+    print(
+        &format!("roundtrip {}", load.name),
+        &[
+            ("cpu_us_each", cpu * 1e6 / count),
+            ("per_second", count / took),
+            ("p50_us", percentile_us(&mut times, 0.5)),
+            ("p99_us", percentile_us(&mut times, 0.99)),
+        ],
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+pub async fn idle(load: Load) {
+    let before = resident_bytes(load.pid);
+    let (cpu, started) = (cpu_seconds(load.pid), Instant::now());
+    let sockets = connect_all(&load).await;
+    let (connect_cpu, took) = (cpu_seconds(load.pid) - cpu, started.elapsed().as_secs_f64());
+    let mut held = Vec::new();
+    for mut socket in sockets {
+        if load.carry > 0 {
+            socket.send(Message::text(message(load.carry))).await.expect("sent");
+            text(&mut socket).await;
+        }
+        // Reading answers the pings.
+        held.push(tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} }));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let cpu = cpu_seconds(load.pid);
+    tokio::time::sleep(Duration::from_secs(load.quiet)).await;
+    let quiet_cpu = cpu_seconds(load.pid) - cpu;
+    let during = resident_bytes(load.pid);
+    let count = held.len() as f64;
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(held);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    print(
+        &format!("idle {} {}", load.name, load.connections),
+        &[
+            ("bytes_each", (during - before) / count),
+            ("connects_per_second", count / took),
+            ("connect_cpu_us", connect_cpu * 1e6 / count),
+            ("cpu_us_per_second_each", quiet_cpu * 1e6 / count / load.quiet as f64),
+            ("mb_before", before / 1e6),
+            ("mb_during", during / 1e6),
+            ("mb_after", resident_bytes(load.pid) / 1e6),
+        ],
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+pub async fn fanout(load: Load) {
+    let mut sockets = connect_all(&load).await;
+    let mut admin = Admin::connect(&load).await;
+    for socket in &mut sockets {
+        let id = whoami(socket).await;
+        admin.call(Method::PUT, &format!("/v1/groups/bench/members/{id}"), Bytes::new()).await;
+    }
+    let (arrived, mut arrivals) = tokio::sync::mpsc::channel::<()>(1024);
+    for mut socket in sockets {
+        let arrived = arrived.clone();
+        tokio::spawn(async move {
+            loop {
+                text(&mut socket).await;
+                arrived.send(()).await.expect("counted");
+            }
+        });
+    }
+    let payload = Bytes::from(message(load.size));
+    let (cpu, mut times) = (cpu_seconds(load.pid), Vec::new());
+    for _ in 0..load.messages {
+        let sent = Instant::now();
+        let body = admin.call(Method::POST, "/v1/groups/bench/messages", payload.clone()).await;
+        assert!(body.contains(&format!("\"delivered\":{}", load.connections)), "{body}");
+        for _ in 0..load.connections {
+            arrivals.recv().await.expect("arrived");
+        }
+        times.push(sent.elapsed());
+    }
+    let cpu = cpu_seconds(load.pid) - cpu;
+    print(
+        &format!("fanout {} {}", load.name, load.connections),
+        &[
+            ("cpu_us_per_delivery", cpu * 1e6 / (load.messages * load.connections) as f64),
+            ("last_p50_ms", percentile_us(&mut times, 0.5) / 1e3),
+            ("last_p99_ms", percentile_us(&mut times, 0.99) / 1e3),
+        ],
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+pub async fn push(load: Load) {
+    let sockets = connect_all(&load).await;
+    let each = load.messages / load.connections;
+    let payload = Bytes::from(message(load.size));
+    let mut clients = Vec::new();
+    for mut socket in sockets {
+        let id = whoami(&mut socket).await;
+        clients.push((socket, id, Admin::connect(&load).await));
+    }
+    let (cpu, started) = (cpu_seconds(load.pid), Instant::now());
+    let running: Vec<_> = clients
+        .into_iter()
+        .map(|(mut socket, id, mut admin)| {
+            let payload = payload.clone();
+            tokio::spawn(async move {
+                let path = format!("/v1/connections/{id}/messages");
+                let mut times = Vec::new();
+                for _ in 0..each {
+                    let sent = Instant::now();
+                    let (body, _) = tokio::join!(admin.call(Method::POST, &path, payload.clone()), text(&mut socket));
+                    assert!(body.contains("written"), "{body}");
+                    times.push(sent.elapsed());
+                }
+                times
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for client in running {
+        times.extend(client.await.expect("every push"));
+    }
+    let (cpu, took) = (cpu_seconds(load.pid) - cpu, started.elapsed().as_secs_f64());
+    print(
+        &format!("push {}", load.name),
+        &[
+            ("cpu_us_each", cpu * 1e6 / times.len() as f64),
+            ("per_second", times.len() as f64 / took),
+            ("p50_us", percentile_us(&mut times, 0.5)),
+            ("p99_us", percentile_us(&mut times, 0.99)),
+        ],
+    );
+}
+
+async fn whoami(socket: &mut Socket) -> String {
+    socket.send(Message::text(r#"{"type":"bench.whoami"}"#)).await.expect("sent");
+    text(socket).await.trim_matches('"').to_owned()
+}
+
+/// A kept connection to the admin listener.
+struct Admin(SendRequest<Full<Bytes>>);
+
+impl Admin {
+    #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+    async fn connect(load: &Load) -> Self {
+        let stream = TcpStream::connect(load.admin.expect("--admin")).await.expect("connected");
+        stream.set_nodelay(true).expect("nodelay");
+        let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        tokio::spawn(connection);
+        Self(send)
+    }
+
+    async fn call(&mut self, method: Method, path: &str, body: Bytes) -> String {
+        let request = Request::builder().method(method).uri(path).header("host", "admin");
+        let request = request.header("content-type", "application/json").body(Full::new(body)).expect("a request");
+        let answer = self.0.send_request(request).await.expect("an answer");
+        assert!(answer.status().is_success(), "{} {path}", answer.status());
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        String::from_utf8_lossy(&body).into_owned()
+    }
+}

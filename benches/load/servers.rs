@@ -1,0 +1,77 @@
+//! The handler behind the gateways, and the bare loop.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// Answers each POST with its own body; `bench.whoami` with the connection's ID.
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+pub async fn handler(listen: &str) {
+    let listener = TcpListener::bind(listen).await.expect("a port");
+    loop {
+        let (stream, _) = listener.accept().await.expect("accepted");
+        stream.set_nodelay(true).expect("nodelay");
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
+        tokio::spawn(connection);
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let header = |name: &str| head.headers.get(name).map(|value| value.as_bytes());
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mut response = match (header("ce-type"), header("ce-event")) {
+        (Some(b"holdfast.connect" | b"holdfast.disconnect"), _) => Response::new(Full::default()),
+        (_, Some(b"bench.whoami")) => {
+            let id = String::from_utf8_lossy(header("ce-connectionid").unwrap_or_default()).into_owned();
+            Response::new(Full::from(format!("\"{id}\"")))
+        }
+        _ => Response::new(Full::new(body)),
+    };
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+type Pool = Client<HttpConnector, Full<Bytes>>;
+
+/// Accepts WebSockets and posts each message to the handler: the least that does the work.
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+pub async fn bare(listen: &str, upstream: String) {
+    let listener = TcpListener::bind(listen).await.expect("a port");
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let pool: Pool = Client::builder(TokioExecutor::new()).build(connector);
+    loop {
+        let (stream, _) = listener.accept().await.expect("accepted");
+        tokio::spawn(serve(stream, pool.clone(), upstream.clone()));
+    }
+}
+
+async fn serve(stream: TcpStream, pool: Pool, upstream: String) {
+    stream.set_nodelay(true).expect("nodelay");
+    let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
+    let mut socket = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await.expect("a handshake");
+    while let Some(Ok(message)) = socket.next().await {
+        let Message::Text(text) = message else { continue };
+        let request = Request::post(&upstream)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(text)))
+            .expect("a request");
+        let answer = pool.request(request).await.expect("an answer").into_body();
+        let body = answer.collect().await.expect("a body").to_bytes();
+        let text = String::from_utf8(body.to_vec()).expect("UTF-8");
+        socket.send(Message::text(text)).await.expect("sent");
+    }
+}
