@@ -20,6 +20,8 @@ pub mod registry;
 pub mod routing;
 pub mod schema;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;

@@ -1,1 +1,220 @@
+use std::collections::BTreeSet;
 
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::*;
+use crate::connection::{Connection, Opening};
+use crate::deliver::Registration;
+use crate::ids::{ConnectionId, NodeId};
+use crate::pipeline::Pipeline;
+use crate::registry::Registry;
+use crate::snapshot::{Draft, Snapshot};
+use crate::tasks::Tasks;
+use crate::telemetry::Spans;
+
+#[derive(Default)]
+struct Fake {
+    draining: Mutex<bool>,
+}
+
+impl Control for Fake {
+    fn config_status(&self) -> ConfigStatus {
+        ConfigStatus {
+            generation: 3,
+            hash: "abc".into(),
+            loaded_at: String::new(),
+            endpoints: vec![],
+            upstreams: vec![],
+            last_error: None,
+        }
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Vec<String>>> + Send + '_>> {
+        Box::pin(std::future::ready(Err(vec!["h.yaml:1:1: x: wrong".into()])))
+    }
+
+    fn drain(&self) {
+        *self.draining.lock() = true;
+    }
+
+    fn is_ready(&self) -> bool {
+        !*self.draining.lock()
+    }
+
+    fn log_level(&self) -> String {
+        "info".into()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), String> {
+        if level == "debug" { Ok(()) } else { Err("expected debug".into()) }
+    }
+}
+
+struct Server {
+    addr: SocketAddr,
+    deliver: Arc<Deliver>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Server {
+    async fn start(token: Option<&str>) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let draft = Draft { endpoints: vec![], upstreams: Default::default(), hash: String::new() };
+        let snapshot = Snapshot::build(draft, None, &metrics).expect("a snapshot");
+        let pipeline = Pipeline::new(snapshot, metrics.clone(), Spans::default());
+        let deliver = Deliver::new(Arc::new(Registry::new()), pipeline, metrics.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let settings =
+            AdminSettings { listen: addr, token: token.map(|t| SecretString::from(t.to_owned())), body_size: 1000 };
+        let state = AdminState { deliver: deliver.clone(), metrics, control: Arc::new(Fake::default()) };
+        let stop = watch::Sender::new(false);
+        let tasks = Tasks::new();
+        tasks.spawn(serve(listener, settings, state, tasks.clone(), stop.subscribe()));
+        Self { addr, deliver, _stop: stop }
+    }
+
+    /// A connection without a socket: what is pushed to it stays in its mailbox.
+    fn connection(&self) -> (ConnectionId, Registration) {
+        let id = ConnectionId::random(NodeId::random());
+        let connection = Connection::new(Opening {
+            id,
+            endpoint: "/ws".into(),
+            user: Some("ann".into()),
+            context: None,
+            remote_addr: self.addr,
+            subprotocol: None,
+            send_buffer: 2000,
+            groups_max: 1,
+        });
+        (id, self.deliver.register(connection))
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
+        let stream = TcpStream::connect(self.addr).await.expect("connected");
+        let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        Tasks::new().spawn(connection);
+        let method: Method = method.to_uppercase().parse().expect("a method");
+        let mut request = Request::builder().method(method).uri(path).header("host", "x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+        let (head, body) = send.send_request(request).await.expect("an answer").into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        (head.status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+}
+
+/// Well-formed values for every call of the description.
+fn request_for(path: &str, method: &str, id: &ConnectionId) -> (String, &'static str) {
+    let path = path.replace("{id}", id.as_str()).replace("{group}", "room%3A1").replace("{user}", "ann");
+    let path = if path.ends_with("/messages") && path.contains("connections") { path + "?wait=queued" } else { path };
+    let body = match (method, path.as_str()) {
+        (_, "/v1/commands") => r#"[{"send":{"to":{"all":true},"text":"x"}}]"#,
+        ("put", "/v1/log-level") => r#"{"level":"debug"}"#,
+        _ => "{}",
+    };
+    (path, body)
+}
+
+#[tokio::test]
+async fn every_call_of_the_description_answers_as_described() {
+    let server = Server::start(None).await;
+    let (status, description) = server.ask("GET", "/openapi.json", &[], "").await;
+    assert_eq!((status.as_u16(), &description["openapi"]), (200, &json!("3.1.0")));
+    let paths = description["paths"].as_object().expect("paths");
+    let mut calls = 0;
+    for (path, methods) in paths {
+        for (method, call) in methods.as_object().expect("methods") {
+            let (id, _registration) = server.connection();
+            let (target, body) = request_for(path, method, &id);
+            let (status, answer) = server.ask(method, &target, &[("content-type", "application/json")], body).await;
+            let described = call["responses"].as_object().expect("responses");
+            assert!(described.contains_key(status.as_str()), "{method} {target}: {status} {answer}");
+            assert!(status.is_success() || path.ends_with("reload"), "{method} {target}: {status} {answer}");
+            calls += 1;
+        }
+    }
+    assert_eq!(calls, operations::OPERATIONS.len());
+    assert!(calls >= 22);
+    let ids: BTreeSet<_> = operations::OPERATIONS.iter().map(|o| (o.method, o.path)).collect();
+    assert_eq!(ids.len(), calls, "a call is described twice");
+}
+
+#[tokio::test]
+async fn refusals_have_their_documented_status_and_one_shape() {
+    let server = Server::start(None).await;
+    let (id, registration) = server.connection();
+    let gone = ConnectionId::random(NodeId::random());
+    let big = "x".repeat(1001);
+    let push = format!("/v1/connections/{id}/messages");
+    let full = format!("{push}?wait=queued");
+    assert_eq!(server.ask("POST", &full, &[], &"x".repeat(1000)).await.0, 202);
+    for (method, path, headers, body, status, code) in [
+        ("GET", "/nowhere".to_owned(), &[][..], "", 404, "not_found"),
+        ("PATCH", "/v1/config".to_owned(), &[], "", 405, "method_not_allowed"),
+        ("POST", "/v1/connections/nope/messages".to_owned(), &[], "x", 400, "bad_request"),
+        ("POST", format!("{push}?wait=forever"), &[], "x", 400, "bad_request"),
+        ("POST", format!("{push}?timeout=2h"), &[], "x", 400, "bad_request"),
+        ("POST", full.clone(), &[], big.as_str(), 413, "too_large"),
+        ("POST", full.clone(), &[], "x", 429, "full"),
+        ("POST", format!("/v1/connections/{gone}/messages"), &[], "x", 410, "gone"),
+        ("GET", format!("/v1/connections/{gone}"), &[], "", 410, "gone"),
+        ("DELETE", format!("/v1/connections/{id}?code=1005"), &[], "", 400, "bad_request"),
+        ("DELETE", format!("/v1/connections/{id}?code=abc"), &[], "", 400, "bad_request"),
+        ("GET", "/v1/connections?limit=5000".to_owned(), &[], "", 400, "bad_request"),
+        ("POST", "/v1/commands".to_owned(), &[], "{}", 400, "bad_request"),
+        ("PUT", "/v1/log-level".to_owned(), &[], r#"{"level":"loud"}"#, 400, "bad_request"),
+        ("POST", "/v1/config/reload".to_owned(), &[], "", 422, "invalid_configuration"),
+        ("GET", "/v1/config".to_owned(), &[("origin", "https://evil.example.com")], "", 403, "forbidden"),
+    ] {
+        let (found, answer) = server.ask(method, &path, headers, body).await;
+        assert_eq!(found.as_u16(), status, "{method} {path}: {answer}");
+        assert_eq!(answer["error"]["code"], code, "{method} {path}: {answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
+    }
+    let join = |group: &str| format!("/v1/groups/{group}/members/{id}");
+    assert_eq!(server.ask("PUT", &join("a"), &[], "").await.0, 204);
+    assert_eq!(server.ask("PUT", &join("b"), &[], "").await.0, 409);
+    drop(registration);
+    assert_eq!(server.ask("PUT", &join("a"), &[], "").await.0, 410);
+}
+
+#[tokio::test]
+async fn a_push_that_is_not_written_in_time_is_504_and_one_to_a_connection_that_ends_is_410() {
+    let server = Server::start(None).await;
+    let (id, registration) = server.connection();
+    let path = format!("/v1/connections/{id}/messages?timeout=20ms");
+    assert_eq!(server.ask("POST", &path, &[], "x").await.0, 504);
+    let path = format!("/v1/connections/{id}/messages?timeout=20s");
+    let (answer, ()) = tokio::join!(server.ask("POST", &path, &[], "x"), async {
+        let connection = server.deliver.registry().get(&id).expect("known");
+        while connection.mailbox.used_bytes() < 100 {
+            tokio::task::yield_now().await;
+        }
+        drop(registration);
+    });
+    assert_eq!(answer.0, 410);
+}
+
+#[tokio::test]
+async fn with_a_token_only_probes_pass_without_it() {
+    let server = Server::start(Some("secret")).await;
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(server.ask("GET", path, &[], "").await.0, 200, "{path}");
+    }
+    for path in ["/metrics", "/v1/config", "/openapi.json", "/nowhere"] {
+        assert_eq!(server.ask("GET", path, &[], "").await.0, 401, "{path}");
+        assert_eq!(server.ask("GET", path, &[("authorization", "Bearer wrong")], "").await.0, 401, "{path}");
+    }
+    let bearer = &[("authorization", "Bearer secret"), ("origin", "https://console.example.com")];
+    assert_eq!(server.ask("GET", "/v1/config", bearer, "").await.0, 200);
+}
