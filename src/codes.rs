@@ -152,3 +152,46 @@ impl Cause {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The tables of `docs/codes.md`, made from the tables here.
+    fn tables() -> [(&'static str, String); 2] {
+        let mut errors = String::from("| code | meaning |\n|---|---|\n");
+        ErrorCode::ALL.iter().for_each(|(code, means)| errors += &format!("| `{code}` | {means} |\n"));
+        let mut closes = String::from("| code | meaning |\n|---|---|\n");
+        CloseCode::ALL.iter().for_each(|(code, means)| closes += &format!("| {code} | {means} |\n"));
+        [("error codes", errors), ("close codes", closes)]
+    }
+
+    #[test]
+    fn the_page_of_codes_is_what_the_tables_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/codes.md");
+        let page = std::fs::read_to_string(path).expect("docs/codes.md");
+        let mut made = page.clone();
+        for (name, table) in tables() {
+            let (head, rest) = made.split_once(&format!("<!-- {name} -->\n")).expect("a marker");
+            let (_, tail) = rest.split_once(&format!("<!-- /{name} -->")).expect("a marker");
+            made = format!("{head}<!-- {name} -->\n{table}<!-- /{name} -->{tail}");
+        }
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &made).expect("written");
+        } else {
+            assert_eq!(page, made, "docs/codes.md is old: UPDATE_DOCS=1 cargo test --lib codes");
+        }
+    }
+
+    #[test]
+    fn codes_are_unique_and_sendable() {
+        let names: BTreeSet<_> = ErrorCode::ALL.iter().map(|(code, _)| code.as_str()).collect();
+        assert_eq!(names.len(), ErrorCode::ALL.len());
+        let codes: BTreeSet<_> = CloseCode::ALL.iter().map(|(code, _)| *code).collect();
+        assert_eq!(codes.len(), CloseCode::ALL.len());
+        assert!(codes.iter().all(|code| code.is_sendable()));
+        assert!(!CloseCode::NO_STATUS.is_sendable() && !CloseCode::ABNORMAL.is_sendable());
+    }
+}

@@ -68,7 +68,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["tasks"]),
-    ("cli", &["app", "config", "demo", "tasks", "telemetry"]),
+    ("cli", &["app", "config", "demo", "ids", "tasks", "telemetry"]),
 ];
 
 /// Modules that are pure: they run, and are tested, without a runtime, a socket or a clock.
@@ -98,7 +98,7 @@ fn modules_use_only_what_their_layer_allows() {
     }
     for source in sources() {
         let Some(layer) = layer_of(&source.module) else {
-            if !matches!(source.module.as_str(), "lib" | "main") {
+            if !matches!(source.module.as_str(), "lib" | "main" | "simulation") {
                 wrong.push(format!("{}: not in the table of layers", source.path.display()));
             }
             continue;
@@ -187,7 +187,9 @@ fn collect(dir: &Path, found: &mut Vec<Source>) {
             let text = fs::read_to_string(&entry).expect("UTF-8");
             let place = entry.strip_prefix(root().join("src")).expect("under src").with_extension("");
             let module = place.to_string_lossy().replace('/', "::");
-            let code = strip(&text);
+            // What is compiled for tests only may use whatever it tests.
+            let is_test = entry.ends_with("tests.rs") || module == "simulation";
+            let code = if is_test { String::new() } else { strip(&text) };
             let path = entry.strip_prefix(root()).expect("under the root").to_owned();
             found.push(Source { path, module, text, code });
         }
