@@ -1,5 +1,7 @@
 //! One binary of integration tests: the real program in this process, real sockets, real upstreams.
 
+#![expect(clippy::disallowed_methods, reason = "tests run no drain")]
+
 mod codes;
 mod drain;
 mod events;
