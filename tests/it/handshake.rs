@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Client, Holdfast, Reply, Upstream, eventually, request, yaml};
 
@@ -165,4 +166,21 @@ async fn a_client_that_leaves_during_its_connect_still_ends_once() {
     gate.add_permits(1);
     let ended = app.wait_for("disconnect", 1).await;
     assert_eq!(ended[0].json()["cause"], "client");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_too_large_or_too_slow_is_refused() {
+    let app = Upstream::echo().await;
+    let text = yaml(&app.url(), "", ROUTES);
+    let text = format!("handshake: {{timeout: 200ms, header_size: 8KiB}}\n{text}");
+    let holdfast = Holdfast::start_yaml(&text, &[]).await;
+    let big = "x".repeat(9000);
+    let (status, _, _) = request(holdfast.listen, Method::GET, "/ws", &[("x-big", &big)], "".into()).await;
+    assert_eq!(status, 431);
+    let mut slow = tokio::net::TcpStream::connect(holdfast.listen).await.expect("connected");
+    slow.write_all(b"GET /ws HTTP/1.1\r\nhost: x\r\nx-slow: ").await.expect("sent");
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(crate::harness::PATIENCE, slow.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok(), "the connection is given up");
+    assert!(!String::from_utf8_lossy(&answer).contains("101"));
 }

@@ -12,3 +12,4 @@ mod process;
 mod push;
 mod reload;
 mod slow;
+mod telemetry;

@@ -8,49 +8,68 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{Holdfast, Upstream, yaml};
 
-const CLIENTS: usize = 100;
-const MESSAGES: usize = 40;
+/// A size of the test, which the environment may raise: the full figure is 1,000 clients that send a message each 100 ms, 300 in
+/// all, over an outage of 20 s (`HOLDFAST_OUTAGE="1000 300 100 20000" cargo test --release --test it outage`).
+struct Size {
+    clients: usize,
+    messages: usize,
+    pace: Duration,
+    outage: Duration,
+}
 
-/// The figure is 1,000 sockets, 10 messages a second each and an outage of 20 s; this is the same at a size that fits a
-/// test: as many messages come in during the outage as the sockets' windows and buffers must hold.
+impl Size {
+    fn new() -> Self {
+        let text = std::env::var("HOLDFAST_OUTAGE").unwrap_or_else(|_| "100 40 50 1500".into());
+        let numbers: Vec<u64> = text.split(' ').map(|n| n.parse().expect("four numbers")).collect();
+        Self {
+            clients: numbers[0] as usize,
+            messages: numbers[1] as usize,
+            pace: Duration::from_millis(numbers[2]),
+            outage: Duration::from_millis(numbers[3]),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_reordered_over_an_outage() {
+    let size = Size::new();
     let mut app = Upstream::echo().await;
     let upstream = "retry: {backoff_min: 20ms, backoff_max: 200ms}, breaker: {failures: 5, open: 200ms}";
     let routes = "disconnect: app\nroutes: [{event: \"*\", upstream: app}]";
     let holdfast = Holdfast::start_yaml(&yaml(&app.url(), upstream, routes), &[]).await;
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..size.clients {
         let (mut write, mut read) = holdfast.connect().await.socket.split();
         let send = tokio::spawn(async move {
-            let mut pace = tokio::time::interval(Duration::from_millis(50));
-            for n in 0..MESSAGES {
+            let mut pace = tokio::time::interval(size.pace);
+            for n in 0..size.messages {
                 pace.tick().await;
                 write.send(Message::text(format!("{{\"type\":\"a\",\"n\":{n}}}"))).await.expect("sent");
             }
             write
         });
         clients.push(tokio::spawn(async move {
-            for n in 0..MESSAGES {
-                let reply = tokio::time::timeout(crate::harness::PATIENCE, read.next()).await.expect("in time");
+            for n in 0..size.messages {
+                let reply =
+                    tokio::time::timeout(crate::harness::PATIENCE + size.outage, read.next()).await.expect("in time");
                 let text = reply.expect("the socket stays open").expect("a message").into_text().expect("text");
                 assert_eq!(text.as_str(), format!("{{\"type\":\"a\",\"n\":{n}}}"), "lost, repeated or reordered");
             }
             (send.await.expect("sent"), read)
         }));
     }
-    app.wait_for("message", CLIENTS * 5).await;
+    app.wait_for("message", size.clients * 5).await;
     app.kill().await;
     // The outage lasts while every client goes on sending.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(size.outage).await;
     let before = app.calls_of("message").len();
-    assert!(before < CLIENTS * MESSAGES, "the outage came too late");
+    assert!(before < size.clients * size.messages, "the outage came too late");
     app.restart().await;
     let mut open = Vec::new();
     for client in clients {
         open.push(client.await.expect("every reply in order"));
     }
-    assert_eq!(holdfast.metric("holdfast_connections{").await, CLIENTS as f64, "no socket closed");
+    assert_eq!(holdfast.metric("holdfast_connections{").await, size.clients as f64, "no socket closed");
 
     // At the handler: each message at least once, in order on its connection, and a repeat bears its first key.
     let mut last: HashMap<String, u64> = HashMap::new();
@@ -61,5 +80,5 @@ async fn nothing_is_lost_or_reordered_over_an_outage() {
         assert!(seq == *known || seq == *known + 1, "{seq} after {known}");
         *known = seq;
     }
-    assert!(last.len() == CLIENTS && last.values().all(|seq| *seq == MESSAGES as u64));
+    assert!(last.len() == size.clients && last.values().all(|seq| *seq == size.messages as u64));
 }
