@@ -12,6 +12,11 @@ use std::collections::HashMap;
 
 use clap::{Parser, Subcommand};
 
+/// Holdfast's own, so that the bare loop differs from it by its work only.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]

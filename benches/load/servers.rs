@@ -62,7 +62,8 @@ pub async fn bare(listen: &str, upstream: String) {
 async fn serve(stream: TcpStream, pool: Pool, upstream: String) {
     stream.set_nodelay(true).expect("nodelay");
     let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
-    let mut socket = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await.expect("a handshake");
+    // Who only looks whether the port is open makes no handshake.
+    let Ok(mut socket) = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await else { return };
     while let Some(Ok(message)) = socket.next().await {
         let Message::Text(text) = message else { continue };
         let request = Request::post(&upstream)
