@@ -16,6 +16,9 @@ use crate::telemetry::Metrics;
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::metrics::OutcomeLabel;
 
+/// The trigger of reloads that nobody asked for: a file may have changed.
+const WATCH: &str = "file";
+
 /// Reloads the configuration, one reload at a time.
 pub struct Reloader {
     path: Option<PathBuf>,
@@ -82,6 +85,9 @@ impl Reloader {
             Ok(loaded) => self.apply(loaded),
             Err(problems) => Err(problems),
         };
+        if trigger == WATCH && self.is_old_news(&result) {
+            return result;
+        }
         let outcome = match &result {
             Ok(Reload::Applied { generation }) => {
                 tracing::info!(trigger, generation, "configuration reloaded");
@@ -105,6 +111,16 @@ impl Reloader {
         result
     }
 
+    /// The watcher looks often; what it found before is neither logged nor counted again.
+    fn is_old_news(&self, result: &Result<Reload, Vec<String>>) -> bool {
+        let refused = self.refused.lock();
+        match result {
+            Ok(Reload::Applied { .. }) => false,
+            Ok(Reload::Unchanged { .. }) => refused.is_none(),
+            Err(problems) => refused.as_ref().is_some_and(|old| old.problems == *problems),
+        }
+    }
+
     /// Reloads whenever a file of the configuration may have changed, until a drain begins.
     pub async fn watch(self: Arc<Self>, files: Vec<PathBuf>, drain: Drain) {
         if self.path.is_none() {
@@ -124,7 +140,7 @@ impl Reloader {
             tokio::select! {
                 () = watcher.changed() => {
                     // What is wrong is logged, counted and shown by GET /v1/config.
-                    let _ = self.reload("file").await;
+                    let _ = self.reload(WATCH).await;
                 }
                 Ok(()) = changed_files.changed() => {
                     let files = changed_files.borrow_and_update().clone();
