@@ -7,7 +7,10 @@ use http::Method;
 
 use crate::harness::{Client, Holdfast, Reply, Upstream, eventually, request};
 
-const CLIENTS: usize = 200;
+/// A size that fits a test; `HOLDFAST_DRAIN=1000 cargo test --release --test it drain` is the full figure.
+fn clients_count() -> usize {
+    std::env::var("HOLDFAST_DRAIN").map_or(200, |text| text.parse().expect("a number"))
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_in_flight_are_answered_before_the_paced_closes() {
@@ -20,13 +23,14 @@ async fn calls_in_flight_are_answered_before_the_paced_closes() {
     .await;
     let endpoint = "disconnect: app\nroutes: [{event: \"*\", upstream: app}]";
     let mut holdfast = Holdfast::start(&app, endpoint).await;
+    let count = clients_count();
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..count {
         let mut client = holdfast.connect().await;
         client.send(r#"{"type":"last words"}"#).await;
         clients.push(client);
     }
-    app.wait_for("message", CLIENTS).await;
+    app.wait_for("message", count).await;
     let (status, _) = holdfast.call(Method::POST, "/v1/drain", "").await;
     assert_eq!(status, 202);
     let started = Instant::now();
@@ -41,7 +45,7 @@ async fn calls_in_flight_are_answered_before_the_paced_closes() {
     assert!(started.elapsed() < Duration::from_secs(10), "within drain.deadline");
     let ends = app.calls_of("disconnect");
     let ids: HashSet<_> = ends.iter().map(|call| call.header("ce-connectionid").to_owned()).collect();
-    assert_eq!((ends.len(), ids.len()), (CLIENTS, CLIENTS), "each once");
+    assert_eq!((ends.len(), ids.len()), (count, count), "each once");
     assert!(ends.iter().all(|call| call.json()["cause"] == "drain" && call.json()["code"] == 1012));
 }
 
