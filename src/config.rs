@@ -52,8 +52,9 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
     let text = files::read_text(path).map_err(|reason| Problems::of_file(&name, reason))?;
-    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-    let mut loaded = load_text(&name, &text, &folder, &|name| std::env::var(name).ok())?;
+    // A bare file name has an empty parent, which no call to the system takes.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut loaded = load_text(&name, &text, folder, &|name| std::env::var(name).ok())?;
     loaded.files.insert(0, path.to_owned());
     Ok(loaded)
 }

@@ -8,14 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use super::live::{Closing, Live};
 use super::machine::{Due, Machine, Received, Settings};
 use super::socket::{Incoming, Socket, Written};
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::connection::Connection;
 use crate::deliver::{Deliver, Registration};
-use crate::mailbox::{Close, Entry, Offered, OnWritten, Urgency};
+use crate::mailbox::{Close, Offered, Urgency};
 use crate::message::{Ending, Payload, Reject};
 use crate::pipeline::{Greeting, Inbound, Pipeline, Prepared, Routed, Sender, Verdict, error_frame};
 use crate::snapshot::{Endpoint, Route};
@@ -46,29 +47,6 @@ pub struct Session<S> {
     epoch: Instant,
 }
 
-/// What lives as long as the socket.
-struct Live<S> {
-    socket: Socket<S>,
-    sleep: Pin<Box<Sleep>>,
-    /// Called once the frames that are being written are in the socket: frames still to go, and whom to tell.
-    receipts: Vec<(usize, OnWritten)>,
-    writing: usize,
-    closing: Closing,
-    _registration: Registration,
-}
-
-/// How far the close is.
-#[derive(Debug, PartialEq, Eq)]
-enum Closing {
-    No,
-    /// The close frame goes out after what is queued.
-    Wanted,
-    /// The close frame is out or queued; the peer's is awaited.
-    Sent,
-    /// Both are out, or the peer broke the protocol: flush, end the writing half, read to the end.
-    Lingering,
-}
-
 struct Call {
     verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
     route: Arc<Route>,
@@ -88,14 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let first = machine.next_deadline_ms().unwrap_or_default();
         endpoint.metrics.connections.inc();
         endpoint.metrics.opened.inc();
-        let live = Live {
-            socket,
-            sleep: Box::pin(tokio::time::sleep_until(epoch + Duration::from_millis(first))),
-            receipts: Vec::new(),
-            writing: 0,
-            closing: Closing::No,
-            _registration: registration,
-        };
+        let live = Live::new(socket, registration, epoch + Duration::from_millis(first));
         Self { services, endpoint, connection, machine, live: Some(live), calls: Vec::new(), held: None, epoch }
     }
 
@@ -440,36 +411,6 @@ impl<S> Drop for Session<S> {
         // A session that is dropped before its end, by a drain's deadline or a panic, still counts.
         if self.live.is_some() {
             self.endpoint.metrics.connections.dec();
-        }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
-    fn queue(&mut self, entry: Entry) {
-        self.writing += 1;
-        if let Some(on_written) = entry.on_written {
-            self.receipts.push((self.writing, on_written));
-        }
-        self.socket.queue(entry.payload);
-    }
-
-    fn wrote(&mut self, frames: usize) {
-        self.writing = self.writing.saturating_sub(frames);
-        for (at, on_written) in std::mem::take(&mut self.receipts) {
-            if at <= frames {
-                on_written();
-            } else {
-                self.receipts.push((at - frames, on_written));
-            }
-        }
-    }
-
-    /// Moves the alarm forward if something is due earlier; a later deadline is found when the alarm goes off.
-    fn wake_at(&mut self, epoch: Instant, deadline_ms: Option<u64>) {
-        let Some(deadline_ms) = deadline_ms else { return };
-        let at = epoch + Duration::from_millis(deadline_ms);
-        if at < self.sleep.deadline() || self.sleep.is_elapsed() {
-            self.sleep.as_mut().reset(at);
         }
     }
 }

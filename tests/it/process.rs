@@ -139,6 +139,16 @@ fn check_accepts_the_example_and_names_five_mistakes() {
 }
 
 #[test]
+fn a_bare_file_name_finds_its_schemas() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let routes = "routes: [{event: \"*\", schema: a.json, upstream: app}]";
+    std::fs::write(dir.path().join("holdfast.yaml"), yaml("http://127.0.0.1:1/", "", routes)).expect("written");
+    std::fs::write(dir.path().join("a.json"), "{}").expect("written");
+    let output = Command::new(BINARY).args(["check", "holdfast.yaml"]).current_dir(dir.path()).output().expect("run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn demo_check_passes() {
     let (code, words, error) = run(&["demo", "--check"]);
     assert_eq!(code, Some(0), "{words}{error}");
