@@ -101,7 +101,7 @@ async fn an_upstream_that_is_down_is_upstream_unavailable_after_the_deadline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_silent_is_upstream_timeout_after_the_deadline() {
     let app = Upstream::start_async(|_| std::future::pending()).await;
-    let holdfast = Holdfast::start_yaml(&yaml(&app.url(), "timeout: 100ms, deadline: 250ms", ROUTES), &[]).await;
+    let holdfast = Holdfast::start_yaml(&yaml(&app.url(), "timeout: 100ms, deadline: 1s", ROUTES), &[]).await;
     let mut client = holdfast.connect().await;
     client.send(r#"{"type":"a"}"#).await;
     assert_eq!(client.error().await.0, "upstream_timeout");
@@ -205,14 +205,14 @@ async fn protocol_violations_close_with_the_codes_of_the_rfc() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_silent_misses_its_heartbeat() {
     let app = Upstream::echo().await;
-    let heartbeat = "heartbeat: {interval: 100ms, timeout: 100ms, misses: 2}";
+    let heartbeat = "heartbeat: {interval: 200ms, timeout: 500ms, misses: 2}";
     let holdfast = Holdfast::start(&app, &format!("disconnect: app\n{heartbeat}\n{ROUTES}")).await;
     let mut alive = holdfast.connect().await;
     // Nothing is read from this one, so its library answers no ping until the test looks.
     let silent = holdfast.connect().await;
     let pinged = tokio::spawn(async move {
         // Reading answers the pings.
-        let next = tokio::time::timeout(Duration::from_secs(1), alive.next()).await;
+        let next = tokio::time::timeout(Duration::from_secs(2), alive.next()).await;
         assert!(next.is_err(), "a client that answers pings stays: {next:?}");
         alive
     });

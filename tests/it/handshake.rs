@@ -137,7 +137,7 @@ async fn an_upstream_s_no_is_the_handshake_s_answer() {
 async fn a_connect_that_nobody_answers_is_503_within_the_handshake_s_time() {
     let app = Upstream::start(|_| Reply::status(500)).await;
     let text = yaml(&app.url(), "", &format!("connect: app\n{ROUTES}"));
-    let holdfast = Holdfast::start_yaml(&format!("handshake: {{timeout: 300ms}}\n{text}"), &[]).await;
+    let holdfast = Holdfast::start_yaml(&format!("handshake: {{timeout: 1s}}\n{text}"), &[]).await;
     let refused = Client::connect(&holdfast.url(), &[]).await.err().expect("refused");
     assert_eq!(refused.status, 503);
     assert!(app.calls_of("connect").len() > 1, "it was tried again");

@@ -77,7 +77,7 @@ async fn a_full_window_stops_reading_that_socket_alone() {
         }
     })
     .await;
-    let endpoint = "limits: {receive_buffer: 4KiB}\nheartbeat: {interval: 100ms, timeout: 100ms, misses: 1}\n\
+    let endpoint = "limits: {receive_buffer: 4KiB}\nheartbeat: {interval: 300ms, timeout: 300ms, misses: 1}\n\
                     routes: [{event: \"*\", upstream: app}]";
     let holdfast = Holdfast::start(&app, endpoint).await;
     let mut stuck = holdfast.connect().await;
@@ -89,7 +89,7 @@ async fn a_full_window_stops_reading_that_socket_alone() {
     let read = "holdfast_messages_received_total";
     let taken = eventually("reading stopped", || async {
         let before = holdfast.metric(read).await;
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(900)).await;
         (holdfast.metric(read).await == before && before > 0.0).then_some(before)
     })
     .await;
