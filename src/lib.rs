@@ -2,7 +2,9 @@
 //! Events go out to an HTTP handler, commands come in by connection ID. `docs/ARCHITECTURE.md` draws the layers.
 
 pub mod admin;
+pub mod amqp;
 pub mod app;
+pub mod backoff;
 pub mod cli;
 pub mod codes;
 pub mod command;

@@ -50,6 +50,10 @@ labels! {
     UpstreamAddress { upstream, address }
     OutcomeLabel { outcome }
     KindLabel { kind }
+    /// `publishing` or `consuming`.
+    ConnectionLabel { connection }
+    /// `queue` is `commands` or `node`.
+    QueueOutcome { queue, outcome }
 }
 
 /// All metrics of one process. Handles are atomics: clone one out of its family where it is used often.
@@ -83,6 +87,18 @@ pub struct Metrics {
     /// 0 closed, 1 half open (probing), 2 open.
     pub breaker_state: Family<UpstreamAddress, Gauge<i64, AtomicI64>>,
     pub spans_dropped: Counter,
+    /// Messages to the broker: confirmed, returned, nacked, repeated, abandoned.
+    pub amqp_publishes: Counters<UpstreamOutcome>,
+    pub amqp_confirm_duration: Histograms<UpstreamLabel>,
+    /// Published and not confirmed yet.
+    pub amqp_in_flight: Gauges<UpstreamLabel>,
+    pub amqp_connected: Gauges<ConnectionLabel>,
+    pub amqp_reconnects: Counters<ConnectionLabel>,
+    pub amqp_blocked: Gauge,
+    pub amqp_blocked_duration: Counter<f64, AtomicU64>,
+    /// Messages taken from queues: acked, dead_lettered, requeued, dropped.
+    pub amqp_consumed: Counters<QueueOutcome>,
+    pub amqp_held: Gauge,
 }
 
 impl Metrics {
@@ -121,6 +137,15 @@ impl Metrics {
             upstream_waiting: add(&mut r, "upstream_waiting", "Calls that wait for the upstream's concurrency"),
             breaker_state: add(&mut r, "breaker_state", "0 closed, 1 half open, 2 open"),
             spans_dropped: add(&mut r, "spans_dropped", "Spans dropped because the export queue was full"),
+            amqp_publishes: add(&mut r, "amqp_publishes", "Messages to the broker by outcome"),
+            amqp_confirm_duration: add_seconds(&mut r, "amqp_confirm_duration", "From a publish to its confirm"),
+            amqp_in_flight: add(&mut r, "amqp_in_flight", "Messages published and not confirmed yet"),
+            amqp_connected: add(&mut r, "amqp_connected", "1 while the connection to the broker is up"),
+            amqp_reconnects: add(&mut r, "amqp_reconnects", "Connections made again after one was lost or refused"),
+            amqp_blocked: add(&mut r, "amqp_blocked", "1 while the broker takes no messages"),
+            amqp_blocked_duration: add_counter_seconds(&mut r, "amqp_blocked", "Time in which the broker took none"),
+            amqp_consumed: add(&mut r, "amqp_consumed", "Messages taken from queues by outcome"),
+            amqp_held: add(&mut r, "amqp_held", "Commands from the queue that wait for a slow client"),
             registry: r,
         }
     }
@@ -200,6 +225,12 @@ where
 {
     let metric = M::default();
     registry.register(name, help, metric.clone());
+    metric
+}
+
+fn add_counter_seconds(registry: &mut Registry, name: &str, help: &str) -> Counter<f64, AtomicU64> {
+    let metric = Counter::<f64, AtomicU64>::default();
+    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
     metric
 }
 

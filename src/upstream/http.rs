@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::contract::Contract;
-use super::retry::Backoff;
+use crate::backoff::Backoff;
 use crate::message::{Answer, Event, Failure};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;

@@ -1,0 +1,331 @@
+//! Keeps one connection to the broker up: hosts in turn, backoff with jitter, credentials read anew, heartbeats, blocked or not.
+//! Must not know what goes over it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::tcp::OwnedTLSConfig;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties, Event};
+use parking_lot::Mutex;
+use secrecy::ExposeSecret as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::BrokerSettings;
+use super::error::reason;
+use crate::backoff::Backoff;
+use crate::ids::NodeId;
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::ConnectionLabel;
+
+/// How often a connection is looked at, in case that no event told of its end.
+const CHECK: Duration = Duration::from_secs(1);
+/// Frames are no larger than this; the library's buffers are 32 times it, per connection.
+const FRAME_BYTES_MAX: u32 = 32 * 1024;
+/// How long the broker may take to answer the close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a connection is for. A blocked broker reads nothing from a publisher, acks included; hence two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Publishing,
+    Consuming,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Publishing => "publishing",
+            Self::Consuming => "consuming",
+        }
+    }
+}
+
+/// The connection as publishers and consumers see it.
+#[derive(Clone, Default)]
+pub struct Link {
+    pub connection: Option<Arc<Connection>>,
+    /// The broker takes nothing from publishers for now (`connection.blocked`).
+    pub blocked: bool,
+    /// The program is leaving: no connection comes any more.
+    pub stopped: bool,
+}
+
+impl Link {
+    /// Waits until `connection` is not the current one any more. False if none will come.
+    pub async fn replaced(link: &mut watch::Receiver<Self>, connection: &Arc<Connection>) -> bool {
+        let is_other = |link: &Self| !link.is(connection);
+        link.wait_for(is_other).await.is_ok_and(|link| !link.stopped)
+    }
+
+    /// True if `connection` is the current one.
+    pub fn is(&self, connection: &Arc<Connection>) -> bool {
+        self.connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection))
+    }
+}
+
+/// The connection as people see it.
+#[derive(Debug, Clone)]
+pub struct LinkStatus {
+    pub role: &'static str,
+    /// `connecting`, `connected` or `blocked`.
+    pub state: &'static str,
+    /// Host and port, virtual host, and user of the newest attempt.
+    pub host: String,
+    pub vhost: String,
+    pub user: String,
+    /// Why it is not connected, or why it is blocked.
+    pub error: Option<String>,
+}
+
+/// A supervised connection.
+#[derive(Clone)]
+pub struct Handle {
+    pub link: watch::Receiver<Link>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    status: Mutex<LinkStatus>,
+    away_since: Mutex<Option<Instant>>,
+}
+
+impl Handle {
+    pub fn status(&self) -> LinkStatus {
+        self.shared.status.lock().clone()
+    }
+
+    /// How long the connection has been away.
+    pub fn away(&self) -> Duration {
+        self.shared.away_since.lock().map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    /// Whose permissions count and where: for errors.
+    pub fn place(&self) -> String {
+        let status = self.shared.status.lock();
+        format!("vhost {:?} as user {:?}", status.vhost, status.user)
+    }
+
+    /// Returns once the supervisor has ended.
+    pub async fn closed(&self) {
+        let mut link = self.link.clone();
+        while link.changed().await.is_ok() {}
+    }
+}
+
+/// Starts the supervisor of one connection.
+pub fn start(
+    role: Role,
+    settings: Arc<BrokerSettings>,
+    node: NodeId,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+    stop: watch::Receiver<bool>,
+) -> Handle {
+    let status = LinkStatus {
+        role: role.name(),
+        state: "connecting",
+        host: String::new(),
+        vhost: String::new(),
+        user: String::new(),
+        error: None,
+    };
+    let shared =
+        Arc::new(Shared { status: Mutex::new(status), away_since: Mutex::new(Some(Instant::now())) });
+    let link = watch::Sender::new(Link::default());
+    let handle = Handle { link: link.subscribe(), shared: shared.clone() };
+    let backoff = Backoff { min: settings.backoff_min, max: settings.backoff_max };
+    let supervisor = Supervisor { role, settings, node, metrics: metrics.clone(), link, shared, backoff, stop };
+    tasks.spawn(supervisor.run());
+    handle
+}
+
+struct Supervisor {
+    role: Role,
+    settings: Arc<BrokerSettings>,
+    node: NodeId,
+    metrics: Arc<Metrics>,
+    link: watch::Sender<Link>,
+    shared: Arc<Shared>,
+    backoff: Backoff,
+    stop: watch::Receiver<bool>,
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        let label = ConnectionLabel { connection: self.role.name().into() };
+        let connected = self.metrics.amqp_connected.get_or_create_owned(&label);
+        let reconnects = self.metrics.amqp_reconnects.get_or_create_owned(&label);
+        let mut stop = self.stop.clone();
+        let mut failed = 0_u32;
+        for attempt in 0_usize.. {
+            let url = &self.settings.urls[attempt % self.settings.urls.len()];
+            let connecting = self.connect(url.expose_secret());
+            let result = tokio::select! {
+                result = connecting => result,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            match result {
+                Ok(connection) => {
+                    connected.set(1);
+                    self.up(connection.clone());
+                    if failed > 0 || attempt > 0 {
+                        reconnects.inc();
+                    }
+                    failed = 0;
+                    let lost = self.watch(&connection).await;
+                    connected.set(0);
+                    match lost {
+                        Some(error) => self.down(error, "connection to the broker lost"),
+                        None => {
+                            self.close(&connection).await;
+                            break;
+                        }
+                    }
+                }
+                Err(error) => self.down(error, "cannot connect to the broker"),
+            }
+            failed += 1;
+            let pause = self.backoff.delay(failed, None, Duration::MAX, rand::random()).unwrap_or(self.backoff.max);
+            if timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok() {
+                break;
+            }
+        }
+        self.link.send_replace(Link { stopped: true, ..Link::default() });
+    }
+
+    /// One attempt at one host. The error names host, vhost and user.
+    async fn connect(&self, url: &str) -> Result<Arc<Connection>, String> {
+        let mut uri = parse_url(url)?;
+        let credentials = [
+            (&self.settings.username_file, &mut uri.authority.userinfo.username),
+            (&self.settings.password_file, &mut uri.authority.userinfo.password),
+        ];
+        for (file, into) in credentials {
+            if let Some(file) = file {
+                *into = read_secret(file).await?;
+            }
+        }
+        let host = format!("{}:{}", uri.authority.host, uri.authority.port);
+        let user = uri.authority.userinfo.username.clone();
+        {
+            let mut status = self.shared.status.lock();
+            (status.host, status.vhost, status.user) = (host.clone(), uri.vhost.clone(), user.clone());
+        }
+        let place = format!("{host}, vhost {:?}, user {user:?}", uri.vhost);
+        let heartbeat = u16::try_from(self.settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
+        uri.query.heartbeat = Some(heartbeat.max(1));
+        uri.query.frame_max = Some(FRAME_BYTES_MAX);
+        uri.query.connection_timeout = u64::try_from(self.settings.connect_timeout.as_millis()).ok();
+        let tls = OwnedTLSConfig {
+            identity: None,
+            cert_chain: self.settings.ca_pem.as_deref().map(str::to_owned),
+        };
+        let name = format!("holdfast {} {}", self.node, self.role.name());
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let runtime = lapin::runtime::default_runtime().map_err(|error| reason(&error))?;
+        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        match timeout(self.settings.connect_timeout, connecting).await {
+            Ok(Ok(connection)) => Ok(Arc::new(connection)),
+            Ok(Err(error)) => Err(format!("{place}: {}", reason(&error))),
+            Err(_) => Err(format!("{place}: no answer within {:?}", self.settings.connect_timeout)),
+        }
+    }
+
+    /// Watches a connection to its end. Why it ended, or none if the program is leaving.
+    async fn watch(&self, connection: &Connection) -> Option<String> {
+        let mut events = Box::pin(connection.events_listener());
+        let mut check = tokio::time::interval(CHECK);
+        let mut stop = self.stop.clone();
+        let mut error = "the connection ended".to_owned();
+        let mut looked = Instant::now();
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                _ = check.tick() => None,
+                _ = stop.wait_for(|stop| *stop) => return None,
+            };
+            if self.link.borrow().blocked {
+                self.metrics.amqp_blocked_duration.inc_by(looked.elapsed().as_secs_f64());
+            }
+            looked = Instant::now();
+            match event {
+                Some(Event::ConnectionBlocked(why)) => self.blocked(Some(why)),
+                Some(Event::ConnectionUnblocked) => self.blocked(None),
+                Some(Event::Error(why)) => error = reason(&why),
+                _ => {}
+            }
+            if !connection.status().connected() {
+                let place = self.shared.status.lock().host.clone();
+                return Some(format!("{place}: {error}"));
+            }
+        }
+    }
+
+    fn up(&self, connection: Arc<Connection>) {
+        {
+            let mut status = self.shared.status.lock();
+            (status.state, status.error) = ("connected", None);
+            tracing::info!(
+                connection = self.role.name(),
+                host = status.host,
+                vhost = status.vhost,
+                user = status.user,
+                "connected to the broker"
+            );
+        }
+        *self.shared.away_since.lock() = None;
+        self.link.send_replace(Link { connection: Some(connection), ..Link::default() });
+    }
+
+    fn down(&self, error: String, what: &str) {
+        self.blocked(None);
+        self.link.send_replace(Link::default());
+        self.shared.away_since.lock().get_or_insert_with(Instant::now);
+        let mut status = self.shared.status.lock();
+        // The same failure again is not said again.
+        if status.error.as_ref() != Some(&error) {
+            tracing::error!(connection = self.role.name(), "{what}: {error}; trying again");
+        }
+        (status.state, status.error) = ("connecting", Some(error));
+    }
+
+    fn blocked(&self, why: Option<String>) {
+        let blocked = why.is_some();
+        if self.link.borrow().blocked == blocked {
+            return;
+        }
+        let mut status = self.shared.status.lock();
+        match &why {
+            Some(why) => tracing::warn!(connection = self.role.name(), why, "the broker takes no messages for now"),
+            None => tracing::info!(connection = self.role.name(), "the broker takes messages again"),
+        }
+        (status.state, status.error) = (if blocked { "blocked" } else { "connected" }, why);
+        drop(status);
+        self.metrics.amqp_blocked.set(i64::from(blocked));
+        self.link.send_modify(|link| link.blocked = blocked);
+    }
+
+    async fn close(&self, connection: &Connection) {
+        // A broker that does not answer finds the socket closed a little later.
+        let _ = timeout(CLOSE_TIMEOUT, connection.close(200, "OK".into())).await;
+    }
+}
+
+/// Parses a URL; the error never shows it.
+pub fn parse_url(url: &str) -> Result<AMQPUri, String> {
+    let uri: AMQPUri = url.parse().map_err(|error| format!("not an AMQP URL: {error}"))?;
+    match uri.scheme {
+        AMQPScheme::AMQP | AMQPScheme::AMQPS => Ok(uri),
+    }
+}
+
+async fn read_secret(path: &Path) -> Result<String, String> {
+    let text = tokio::fs::read_to_string(path).await;
+    let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
