@@ -7,6 +7,7 @@ mod openapi;
 mod operations;
 mod server;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -38,7 +39,7 @@ pub trait Control: Send + Sync {
     /// Reloads the configuration; the problems, a line each, if it was refused.
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Vec<String>>> + Send + '_>>;
     fn drain(&self);
-    fn is_ready(&self) -> bool;
+    fn readiness(&self) -> Readiness;
     fn log_level(&self) -> String;
     fn set_log_level(&self, level: &str) -> Result<(), String>;
 }
@@ -53,7 +54,42 @@ pub struct ConfigStatus {
     pub loaded_at: String,
     pub endpoints: Vec<String>,
     pub upstreams: Vec<UpstreamStatus>,
+    /// The broker, where the configuration has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rabbitmq: Option<BrokerStatus>,
     pub last_error: Option<LastError>,
+}
+
+/// The broker as this node sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct BrokerStatus {
+    pub connections: Vec<BrokerConnection>,
+    /// Why queues cannot be consumed, or commands not be settled.
+    pub errors: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BrokerConnection {
+    /// `publishing` or `consuming`.
+    pub role: &'static str,
+    /// `connecting`, `connected` or `blocked`.
+    pub state: &'static str,
+    pub host: String,
+    pub vhost: String,
+    pub user: String,
+    pub error: Option<String>,
+}
+
+/// The answer of `/readyz`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// State of the connections to the broker by role.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rabbitmq: BTreeMap<&'static str, &'static str>,
 }
 
 /// An upstream's addresses with their breakers.
@@ -61,6 +97,9 @@ pub struct ConfigStatus {
 pub struct UpstreamStatus {
     pub name: String,
     pub addresses: Vec<AddressStatus>,
+    /// Why the exchange of a RabbitMQ upstream takes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize)]

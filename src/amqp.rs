@@ -30,9 +30,6 @@ pub use publisher::{Message, Published, Publisher, PublisherSettings};
 pub use supervisor::{Link, LinkStatus, Role};
 pub use topology::{Declare, QueueKind, QueueSettings, Topology};
 
-/// The fanout exchange to which every node's own queue is bound.
-pub const NODES_EXCHANGE: &str = "holdfast.nodes";
-
 /// Settings of the broker. Restart-only.
 #[derive(Debug, Clone)]
 pub struct BrokerSettings {
@@ -41,8 +38,8 @@ pub struct BrokerSettings {
     /// Files with the user's name and password; read anew for each attempt to connect, so that a mounted secret may change.
     pub username_file: Option<PathBuf>,
     pub password_file: Option<PathBuf>,
-    /// PEM bundle of certificate authorities trusted beside the system's, for `amqps:`.
-    pub ca_pem: Option<Arc<str>>,
+    /// PEM bundle of certificate authorities trusted beside the system's, for `amqps:`; read anew as those are.
+    pub ca_file: Option<PathBuf>,
     pub heartbeat: Duration,
     /// Of one attempt to connect.
     pub connect_timeout: Duration,
@@ -53,19 +50,11 @@ pub struct BrokerSettings {
 impl PartialEq for BrokerSettings {
     fn eq(&self, other: &Self) -> bool {
         // Taken apart, so that a new field cannot be forgotten here.
-        let Self {
-            urls,
-            username_file,
-            password_file,
-            ca_pem,
-            heartbeat,
-            connect_timeout,
-            backoff_min,
-            backoff_max,
-        } = self;
+        let Self { urls, username_file, password_file, ca_file, heartbeat, connect_timeout, backoff_min, backoff_max } =
+            self;
         let exposed = |urls: &[SecretString]| urls.iter().map(|u| u.expose_secret().to_owned()).collect::<Vec<_>>();
         exposed(urls) == exposed(&other.urls)
-            && (username_file, password_file, ca_pem) == (&other.username_file, &other.password_file, &other.ca_pem)
+            && (username_file, password_file, ca_file) == (&other.username_file, &other.password_file, &other.ca_file)
             && (heartbeat, connect_timeout) == (&other.heartbeat, &other.connect_timeout)
             && (backoff_min, backoff_max) == (&other.backoff_min, &other.backoff_max)
     }

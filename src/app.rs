@@ -13,8 +13,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::admin::{self, AdminState};
+use crate::amqp::Broker;
 use crate::codes::{Cause, CloseCode};
-use crate::config::Loaded;
+use crate::command::CommandQueues;
+use crate::config::{Fixed, Loaded};
 use crate::deliver::Deliver;
 use crate::drain::{Drain, DrainSettings, spread};
 use crate::ids::NodeId;
@@ -90,11 +92,12 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let background = Tasks::new();
     let spans =
         Spans::start(fixed.spans.clone(), &metrics, &background).map_err(|e| StartError::Spans(e.to_string()))?;
-    let snapshot = Snapshot::build(draft, None, &metrics)?;
+    let node = NodeId::random();
+    let broker = fixed.rabbitmq.as_ref().map(|rabbitmq| Broker::start(rabbitmq.broker.clone(), node, &metrics));
+    let snapshot = Snapshot::build(draft, None, broker.as_ref(), &metrics)?;
     let pipeline = Pipeline::new(snapshot, metrics.clone(), spans.clone());
     let registry = Arc::new(Registry::new());
     let deliver = Deliver::new(registry.clone(), pipeline.clone(), metrics.clone());
-    let node = NodeId::random();
     let drain = Drain::new();
     let sessions = Tasks::new();
 
@@ -117,7 +120,9 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let (admin_socket, admin) =
         admin_socket.map_err(|source| StartError::Listen { key: "admin.listen", addr: fixed.admin.listen, source })?;
 
-    let reloader = Reloader::new(path, fixed.clone(), pipeline.clone(), metrics.clone(), log.clone());
+    let queues = start_queues(broker.as_ref(), &fixed, node, (&deliver, &spans), &metrics, &background, &drain);
+    let broker = broker.map(|broker| Rabbitmq { broker, queues });
+    let reloader = Reloader::new(path, fixed.clone(), (pipeline.clone(), broker.clone()), metrics.clone(), log.clone());
     let control = AppControl { reloader: reloader.clone(), drain: drain.clone(), log };
     let state = AdminState { deliver, metrics: metrics.clone(), control: Arc::new(control) };
     let stop_admin = tokio::sync::watch::Sender::new(false);
@@ -125,10 +130,35 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     background.spawn(listener.run(drain.subscribe()));
     background.spawn(reloader.clone().watch(files, drain.clone()));
 
-    let draining = Draining { drain: drain.clone(), sessions, registry, reloader: reloader.clone(), spans, stop_admin };
+    let draining =
+        Draining { drain: drain.clone(), sessions, registry, reloader: reloader.clone(), spans, broker, stop_admin };
     let drained = background.spawn(draining.run());
     tracing::info!(%listen, %admin, %node, generation = pipeline.snapshot().generation, "holdfast is ready");
     Ok(Running { listen, admin, node, reloader, drain, drained })
+}
+
+/// The broker and its consumed queues, where the configuration has one.
+#[derive(Clone)]
+struct Rabbitmq {
+    broker: Arc<Broker>,
+    queues: Option<Arc<CommandQueues>>,
+}
+
+/// Begins to consume. The queue that nodes share is left to the others as soon as a drain begins.
+fn start_queues(
+    broker: Option<&Arc<Broker>>,
+    fixed: &Fixed,
+    node: NodeId,
+    (deliver, spans): (&Arc<Deliver>, &Spans),
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+    drain: &Drain,
+) -> Option<Arc<CommandQueues>> {
+    let settings = fixed.rabbitmq.as_ref()?.commands.clone();
+    let drain = drain.clone();
+    let stop = async move { drain.begun().await };
+    let carriers = (deliver.clone(), spans.clone());
+    Some(Arc::new(CommandQueues::start(broker?, node, settings, carriers, metrics, tasks, stop)))
 }
 
 /// What a drain needs.
@@ -138,6 +168,7 @@ struct Draining {
     registry: Arc<Registry>,
     reloader: Arc<Reloader>,
     spans: Spans,
+    broker: Option<Rabbitmq>,
     stop_admin: tokio::sync::watch::Sender<bool>,
 }
 
@@ -155,6 +186,9 @@ impl Draining {
         match cut {
             0 => tracing::info!("drained"),
             cut => tracing::warn!(sessions = cut, "the drain's deadline cut sessions that were still at work"),
+        }
+        if let Some(rabbitmq) = &self.broker {
+            rabbitmq.broker.shutdown().await;
         }
         self.spans.shutdown().await;
         self.stop_admin.send_replace(true);

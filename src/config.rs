@@ -10,8 +10,11 @@ mod reference;
 mod watch;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::admin::AdminSettings;
+use crate::amqp::BrokerSettings;
+use crate::command::CommandsSettings;
 use crate::drain::DrainSettings;
 use crate::listener::ListenerSettings;
 use crate::snapshot::Draft;
@@ -43,6 +46,16 @@ pub struct Fixed {
     pub drain: DrainSettings,
     pub log: LogSettings,
     pub spans: Option<SpanSettings>,
+    pub rabbitmq: Option<RabbitmqSettings>,
+}
+
+/// The broker, and what is taken from its queues.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RabbitmqSettings {
+    pub broker: BrokerSettings,
+    pub commands: CommandsSettings,
+    /// How long the broker may be away before the node says that it is not ready.
+    pub readiness_grace: Duration,
 }
 
 /// Looks an environment variable up.
@@ -82,6 +95,7 @@ pub fn restart_only_changes(old: &Fixed, new: &Fixed) -> Vec<&'static str> {
     note(old.admin.body_size != new.admin.body_size, "admin.body_size");
     note(old.log.format != new.log.format, "log.format");
     note(old.spans != new.spans, "tracing");
+    note(old.rabbitmq != new.rabbitmq, "rabbitmq");
     changed
 }
 

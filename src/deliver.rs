@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::codes::Cause;
 use crate::connection::{Connection, Joined};
 use crate::ids::ConnectionId;
-use crate::mailbox::{Close, Offered, Urgency};
+use crate::mailbox::{Close, Offered, OnWritten, Urgency};
 use crate::message::{Command, Ending, Payload, Target, Violation};
 use crate::pipeline::Pipeline;
 use crate::registry::Registry;
@@ -141,25 +141,36 @@ impl Deliver {
     }
 
     async fn push_and_wait(&self, id: &ConnectionId, payload: Payload, wait: Option<Duration>) -> Outcome {
-        let Some(connection) = self.registry.get(id) else { return Outcome::Gone };
-        if let Err(violations) = self.pipeline.check_push(&connection.endpoint, &payload) {
-            return Outcome::Invalid(violations);
-        }
-        let Some(wait) = wait else {
-            return outcome_of(connection.mailbox.push(payload, None, Urgency::Polite));
-        };
+        let Some(wait) = wait else { return self.try_offer(id, payload, None) };
         let (written, receipt) = oneshot::channel::<()>();
         // The receiver may have given up; then nobody needs to know.
         let on_written = Box::new(move || {
             let _ = written.send(());
         });
-        match outcome_of(connection.mailbox.push(payload, Some(on_written), Urgency::Polite)) {
+        match self.try_offer(id, payload, Some(on_written)) {
             Outcome::Queued => match tokio::time::timeout(wait, receipt).await {
                 Ok(Ok(())) => Outcome::Written,
                 Ok(Err(_)) => Outcome::Gone,
                 Err(_) => Outcome::TimedOut,
             },
             refused => refused,
+        }
+    }
+
+    /// As `push` without `wait`, for those that cannot wait: a queue's command that is refused is offered again later.
+    pub fn offer(&self, id: &ConnectionId, payload: Payload) -> Outcome {
+        let outcome = self.try_offer(id, payload, None);
+        if outcome != Outcome::Full {
+            self.metrics.count_command("send", outcome.name());
+        }
+        outcome
+    }
+
+    fn try_offer(&self, id: &ConnectionId, payload: Payload, on_written: Option<OnWritten>) -> Outcome {
+        let Some(connection) = self.registry.get(id) else { return Outcome::Gone };
+        match self.pipeline.check_push(&connection.endpoint, &payload) {
+            Ok(()) => outcome_of(connection.mailbox.push(payload, on_written, Urgency::Polite)),
+            Err(violations) => Outcome::Invalid(violations),
         }
     }
 

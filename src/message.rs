@@ -51,6 +51,20 @@ impl Payload {
         Self { kind: Kind::Binary, bytes: bytes.into() }
     }
 
+    /// A payload of the kind that its media type asks for: text for `text/*` and JSON types, else binary. Without a media type it
+    /// is text if it is UTF-8.
+    pub fn of_media_type(media_type: Option<&str>, bytes: Bytes) -> Result<Self, String> {
+        let Some(media_type) = media_type else {
+            return Ok(Self::text_from_bytes(bytes.clone()).unwrap_or_else(|_| Self::binary(bytes)));
+        };
+        match is_text(essence(media_type)) {
+            true => {
+                Self::text_from_bytes(bytes).map_err(|e| format!("expected UTF-8 because of the content type: {e}"))
+            }
+            false => Ok(Self::binary(bytes)),
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -70,6 +84,22 @@ impl Payload {
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
+}
+
+/// A media type without its parameters.
+pub fn essence(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// True for media types, without parameters, whose payloads are text frames.
+pub fn is_text(media_type: &str) -> bool {
+    let ends_with = |suffix: &str| {
+        let start = media_type.len().checked_sub(suffix.len());
+        start.and_then(|start| media_type.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+    };
+    media_type.eq_ignore_ascii_case("application/json")
+        || media_type.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/"))
+        || ends_with("+json")
 }
 
 /// What an event is about. The CloudEvents `type`; never a name that a client chose.
@@ -123,6 +153,8 @@ pub struct Event {
     pub endpoint: Arc<str>,
     /// The event name of a message; none for connect and disconnect.
     pub name: Option<Arc<str>>,
+    /// The route spells the name out, so that no client chose it.
+    pub name_is_literal: bool,
     pub user: Option<Arc<str>>,
     pub context: Option<Arc<str>>,
     pub time: SystemTime,
@@ -145,6 +177,30 @@ impl Traceparent {
         Self { trace_id: rand::random::<u128>() | 1, span_id: rand::random::<u64>() | 1, sampled }
     }
 }
+
+impl std::str::FromStr for Traceparent {
+    type Err = InvalidTraceparent;
+
+    /// Reads version 00, and of later versions what they have in common with it (W3C Trace Context section 3.2).
+    fn from_str(text: &str) -> Result<Self, InvalidTraceparent> {
+        let mut parts = text.trim().split('-');
+        let mut hex = |len: usize| {
+            let part = parts.next().filter(|part| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit()));
+            part.and_then(|part| u128::from_str_radix(part, 16).ok()).ok_or(InvalidTraceparent)
+        };
+        let (version, trace_id, span_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+        let span_id = u64::try_from(span_id).map_err(|_| InvalidTraceparent)?;
+        if version == 0xff || trace_id == 0 || span_id == 0 {
+            return Err(InvalidTraceparent);
+        }
+        Ok(Self { trace_id, span_id, sampled: flags & 1 == 1 })
+    }
+}
+
+/// The text is not a `traceparent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a traceparent such as 00-<32 hex>-<16 hex>-01")]
+pub struct InvalidTraceparent;
 
 impl std::fmt::Display for Traceparent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -180,6 +236,12 @@ pub enum Failure {
     /// The upstream's own queue of waiting calls is full.
     #[error("the upstream has too many calls waiting")]
     Overloaded,
+    /// No queue takes the message; the reason may be shown to its sender.
+    #[error("the broker has no queue for the message: {reason}")]
+    Unroutable { reason: String },
+    /// The broker refused the message.
+    #[error("the broker refused the message")]
+    Nacked,
     /// The upstream answered 2xx with something that breaks the contract.
     #[error("the upstream broke the contract: {reason}")]
     Broken { reason: String },
@@ -224,5 +286,33 @@ pub struct Ending {
 impl Ending {
     pub fn new(code: CloseCode, reason: impl Into<String>, cause: Cause) -> Self {
         Self { code, reason: reason.into(), cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_reads_back_and_what_is_none_is_refused() {
+        let traceparent = Traceparent::random(true);
+        assert_eq!(traceparent.to_string().parse(), Ok(traceparent));
+        for text in ["", "00-0-0-01", "ff-11111111111111111111111111111111-2222222222222222-01", "00-é"] {
+            assert_eq!(text.parse::<Traceparent>(), Err(InvalidTraceparent), "{text}");
+        }
+        assert!("00-00000000000000000000000000000000-2222222222222222-01".parse::<Traceparent>().is_err());
+    }
+
+    #[test]
+    fn a_media_type_picks_text_or_binary() {
+        let kind = |media_type, bytes: &'static [u8]| {
+            Payload::of_media_type(media_type, Bytes::from_static(bytes)).map(|payload| payload.kind())
+        };
+        assert_eq!(kind(None, b"hi"), Ok(Kind::Text));
+        assert_eq!(kind(None, b"\xff"), Ok(Kind::Binary));
+        assert_eq!(kind(Some("Application/JSON; charset=utf-8"), b"{}"), Ok(Kind::Text));
+        assert_eq!(kind(Some("application/vnd.x+json"), b"{}"), Ok(Kind::Text));
+        assert_eq!(kind(Some("application/octet-stream"), b"hi"), Ok(Kind::Binary));
+        assert!(kind(Some("text/plain"), b"\xff").is_err());
     }
 }

@@ -23,6 +23,7 @@ use crate::snapshot::{Endpoint, OnFailure, Route, Snapshot, Validate};
 use crate::telemetry::metrics::{EndpointCause, ViolationLabel};
 use crate::telemetry::{Metrics, Span, Spans};
 
+use encode::ack_frame;
 pub use encode::error_frame;
 pub use lifecycle::{ConnectFacts, Connected, Greeting};
 
@@ -152,7 +153,8 @@ impl Pipeline {
         match result {
             Ok(answer) => {
                 route.metrics.delivered.inc();
-                Verdict { frame: answer.reply, commands: answer.commands, ..Verdict::default() }
+                let frame = answer.reply.or_else(|| route.draft.ack.then(|| ack_frame(event.seq)));
+                Verdict { frame, commands: answer.commands, ..Verdict::default() }
             }
             Err(failure) => self.failed(&endpoint, &route, &event, &failure),
         }
@@ -194,6 +196,7 @@ impl Pipeline {
             seq,
             endpoint: endpoint.draft.path.clone(),
             name: Some(name),
+            name_is_literal: route.draft.event.is_literal(),
             user: sender.user,
             context: sender.context,
             time: SystemTime::now(),

@@ -4,7 +4,9 @@
 pub mod pattern;
 pub mod pointer;
 pub mod table;
+pub mod template;
 
 pub use pattern::{InvalidPattern, Pattern};
 pub use pointer::{EventName, Found, InvalidPointer, Pointer};
 pub use table::Table;
+pub use template::{InvalidTemplate, Template, Unfit, Values};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::amqp::Broker;
 use crate::routing::{EventName, Pattern, Table};
 use crate::schema::Schema;
 use crate::telemetry::{EndpointMetrics, Metrics, RouteMetrics};
@@ -95,6 +96,8 @@ pub struct RouteDraft {
     /// Overrides the upstream's deadline.
     pub deadline: Option<Duration>,
     pub on_failure: OnFailure,
+    /// Tell the sender once the upstream has its message, where it gives no reply.
+    pub ack: bool,
 }
 
 /// Everything that a reload may change, checked but not yet connected.
@@ -137,15 +140,20 @@ pub struct Route {
 
 impl Snapshot {
     /// Builds a generation. Upstreams whose settings equal those of `previous` are kept, with their pools and breakers.
-    /// Needs a tokio runtime.
-    pub fn build(draft: Draft, previous: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Result<Self, UpstreamError> {
+    /// `broker` is where RabbitMQ upstreams publish. Needs a tokio runtime.
+    pub fn build(
+        draft: Draft,
+        previous: Option<&Snapshot>,
+        broker: Option<&Arc<Broker>>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, UpstreamError> {
         let generation = previous.map_or(1, |p| p.generation + 1);
         let mut upstreams = BTreeMap::new();
         for (name, settings) in draft.upstreams {
             let kept = previous.and_then(|p| p.upstreams.get(&name)).filter(|old| *old.settings() == settings);
             let upstream = match kept {
                 Some(kept) => kept.clone(),
-                None => Upstream::new(&name, settings, metrics)?,
+                None => Upstream::new(&name, settings, broker, metrics)?,
             };
             upstreams.insert(name, upstream);
         }

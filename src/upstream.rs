@@ -1,6 +1,7 @@
 //! Upstreams: named handlers that take events and answer them. One call is one event with all its attempts.
 //! Knows events, answers and its own protocols; must not know sockets, the registry or schemas.
 
+pub mod amqp;
 pub mod breaker;
 pub mod contract;
 pub mod http;
@@ -11,22 +12,30 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::amqp::Broker;
 use crate::message::{Answer, Event, Failure};
 use crate::telemetry::Metrics;
 
+pub use amqp::AmqpSettings;
 pub use http::HttpSettings;
 
 /// What a named upstream is. Equal settings mean the same client, pool and breakers after a reload.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settings {
     Http(HttpSettings),
+    Amqp(AmqpSettings),
 }
 
 /// A named upstream, shared by every route that uses it.
 pub struct Upstream {
     name: Arc<str>,
     settings: Settings,
-    client: http::HttpUpstream,
+    client: Client,
+}
+
+enum Client {
+    Http(Box<http::HttpUpstream>),
+    Amqp(amqp::AmqpUpstream),
 }
 
 /// An upstream that cannot be made from its settings.
@@ -38,12 +47,25 @@ pub struct UpstreamError {
 }
 
 impl Upstream {
-    /// Makes the client. Opens no connection yet. Needs a tokio runtime.
-    pub fn new(name: &str, settings: Settings, metrics: &Arc<Metrics>) -> Result<Arc<Self>, UpstreamError> {
+    /// Makes the client. An HTTP one opens no connection yet; an AMQP one opens its channels on `broker`'s connection as soon as
+    /// there is one. Needs a tokio runtime.
+    pub fn new(
+        name: &str,
+        settings: Settings,
+        broker: Option<&Arc<Broker>>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Self>, UpstreamError> {
         let name: Arc<str> = name.into();
-        let Settings::Http(http) = &settings;
-        let client = http::HttpUpstream::new(&name, http, metrics)
-            .map_err(|reason| UpstreamError { name: name.clone(), reason })?;
+        let client = match (&settings, broker) {
+            (Settings::Http(http), _) => {
+                http::HttpUpstream::new(&name, http, metrics).map(|client| Client::Http(Box::new(client)))
+            }
+            (Settings::Amqp(settings), Some(broker)) => {
+                Ok(Client::Amqp(amqp::AmqpUpstream::new(&name, settings.clone(), broker.clone())))
+            }
+            (Settings::Amqp(_), None) => Err("expected `rabbitmq` in the configuration".into()),
+        };
+        let client = client.map_err(|reason| UpstreamError { name: name.clone(), reason })?;
         Ok(Arc::new(Self { name, settings, client }))
     }
 
@@ -57,17 +79,33 @@ impl Upstream {
 
     /// How long an event may take with all its attempts, unless its route says otherwise.
     pub fn deadline(&self) -> Duration {
-        let Settings::Http(http) = &self.settings;
-        http.deadline
+        match &self.settings {
+            Settings::Http(http) => http.deadline,
+            Settings::Amqp(amqp) => amqp.deadline,
+        }
     }
 
     /// Delivers one event: attempts, retries, breaker and balancing, until it is answered or `deadline` has passed.
     pub async fn call(&self, event: &Event, deadline: Instant) -> Result<Answer, Failure> {
-        self.client.call(event, deadline).await
+        match &self.client {
+            Client::Http(client) => client.call(event, deadline).await,
+            Client::Amqp(client) => client.call(event, deadline).await,
+        }
     }
 
     /// Every address known now, with `closed`, `half_open` or `open`: the state of its breaker.
     pub fn addresses(&self) -> Vec<(String, &'static str)> {
-        self.client.addresses()
+        match &self.client {
+            Client::Http(client) => client.addresses(),
+            Client::Amqp(_) => Vec::new(),
+        }
+    }
+
+    /// Why a broker's exchange takes nothing now, where it does not.
+    pub fn error(&self) -> Option<String> {
+        match &self.client {
+            Client::Http(_) => None,
+            Client::Amqp(client) => client.error(),
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// `docs/ARCHITECTURE.md`; no module may use one that stands below it in this list.
 const LAYERS: &[(&str, &[&str])] = &[
     ("ids", &[]),
+    ("backoff", &[]),
     ("codes", &[]),
     ("message", &["ids", "codes"]),
     ("schema", &["message"]),
@@ -19,11 +20,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tasks", &[]),
     ("drain", &[]),
     ("telemetry", &["tasks"]),
-    ("upstream", &["codes", "message", "tasks", "telemetry"]),
-    ("snapshot", &["routing", "schema", "telemetry", "upstream"]),
+    ("amqp", &["backoff", "ids", "tasks", "telemetry"]),
+    ("upstream", &["amqp", "backoff", "codes", "message", "routing", "tasks", "telemetry"]),
+    ("snapshot", &["amqp", "routing", "schema", "telemetry", "upstream"]),
     ("pipeline", &["codes", "ids", "message", "routing", "schema", "snapshot", "telemetry", "upstream"]),
     ("deliver", &["codes", "connection", "ids", "mailbox", "message", "pipeline", "registry", "telemetry"]),
-    ("command", &["codes", "connection", "deliver", "ids", "message", "registry", "telemetry"]),
+    ("command", &["amqp", "codes", "connection", "deliver", "ids", "message", "registry", "tasks", "telemetry"]),
     (
         "session",
         &["codes", "connection", "deliver", "ids", "mailbox", "message", "pipeline", "session::machine", "snapshot"],
@@ -45,12 +47,29 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["command", "deliver", "ids", "message", "registry", "tasks", "telemetry"]),
-    ("config", &["admin", "drain", "listener", "message", "routing", "schema", "snapshot", "telemetry", "upstream"]),
+    (
+        "config",
+        &[
+            "admin",
+            "amqp",
+            "command",
+            "drain",
+            "listener",
+            "message",
+            "routing",
+            "schema",
+            "snapshot",
+            "telemetry",
+            "upstream",
+        ],
+    ),
     (
         "app",
         &[
             "admin",
+            "amqp",
             "codes",
+            "command",
             "config",
             "deliver",
             "drain",
@@ -72,7 +91,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that are pure: they run, and are tested, without a runtime, a socket or a clock.
-const PURE: &[&str] = &["ids", "codes", "message", "schema", "routing", "session::machine", "mailbox"];
+const PURE: &[&str] = &["ids", "backoff", "codes", "message", "schema", "routing", "session::machine", "mailbox"];
 const IMPURE_CRATES: &[&str] =
     &["tokio::", "hyper::", "axum::", "std::net::", "std::fs::", "Instant::now", "SystemTime::now"];
 

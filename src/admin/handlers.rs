@@ -9,18 +9,17 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{AdminState, ConfigStatus, Reloaded, openapi};
+use super::{AdminState, ConfigStatus, Readiness, Reloaded, openapi};
 use crate::command::ApiError;
 
 pub async fn healthz() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-pub async fn readyz(State(state): State<AdminState>) -> (StatusCode, Json<Value>) {
-    match state.control.is_ready() {
-        true => (StatusCode::OK, Json(json!({"ready": true}))),
-        false => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"ready": false, "reason": "draining"}))),
-    }
+pub async fn readyz(State(state): State<AdminState>) -> (StatusCode, Json<Readiness>) {
+    let readiness = state.control.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness))
 }
 
 pub async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {

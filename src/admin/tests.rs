@@ -44,8 +44,9 @@ impl Control for Fake {
         *self.draining.lock() = true;
     }
 
-    fn is_ready(&self) -> bool {
-        !*self.draining.lock()
+    fn readiness(&self) -> Readiness {
+        let ready = !*self.draining.lock();
+        Readiness { ready, reason: (!ready).then_some("draining"), rabbitmq: Default::default() }
     }
 
     fn log_level(&self) -> String {
@@ -67,7 +68,7 @@ impl Server {
     async fn start(token: Option<&str>) -> Self {
         let metrics = Arc::new(Metrics::new());
         let draft = Draft { endpoints: vec![], upstreams: Default::default(), hash: String::new() };
-        let snapshot = Snapshot::build(draft, None, &metrics).expect("a snapshot");
+        let snapshot = Snapshot::build(draft, None, None, &metrics).expect("a snapshot");
         let pipeline = Pipeline::new(snapshot, metrics.clone(), Spans::default());
         let deliver = Deliver::new(Arc::new(Registry::new()), pipeline, metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -44,8 +44,14 @@ impl Consumer {
     pub(super) fn start(settings: ConsumerSettings, link: &Handle, backoff: Backoff, tasks: &Tasks) -> Self {
         let (sender, deliveries) = mpsc::channel(usize::from(settings.prefetch));
         let error = Arc::new(Mutex::new(None));
-        let consuming =
-            Consuming { settings, link: link.link.clone(), handle: link.clone(), backoff, error: error.clone(), sender };
+        let consuming = Consuming {
+            settings,
+            link: link.link.clone(),
+            handle: link.clone(),
+            backoff,
+            error: error.clone(),
+            sender,
+        };
         Self { deliveries, error, task: tasks.spawn(consuming.run()) }
     }
 

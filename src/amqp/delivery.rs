@@ -1,5 +1,6 @@
 //! One message taken from a queue, to be acked or rejected exactly once. Must not know what its headers mean.
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
@@ -9,20 +10,18 @@ use lapin::types::{AMQPValue, ShortString};
 #[derive(Debug)]
 pub struct Delivery {
     inner: lapin::message::Delivery,
+    body: Bytes,
 }
 
 impl Delivery {
-    pub(super) fn new(inner: lapin::message::Delivery) -> Self {
-        Self { inner }
+    pub(super) fn new(mut inner: lapin::message::Delivery) -> Self {
+        let body = std::mem::take(&mut inner.data).into();
+        Self { inner, body }
     }
 
-    pub fn body(&self) -> &[u8] {
-        &self.inner.data
-    }
-
-    /// Takes the body out, leaving nothing.
-    pub fn take_body(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.inner.data)
+    /// Cheap to clone.
+    pub fn body(&self) -> &Bytes {
+        &self.body
     }
 
     pub fn properties(&self) -> &BasicProperties {

@@ -38,11 +38,14 @@ impl Ledger {
             return;
         }
         for (key, acked) in self.completed.drain(..) {
-            each(key, match (self.returned.remove(&key), acked) {
-                (Some(reason), _) => Published::Returned { reason },
-                (None, true) => Published::Confirmed,
-                (None, false) => Published::Nacked,
-            });
+            each(
+                key,
+                match (self.returned.remove(&key), acked) {
+                    (Some(reason), _) => Published::Returned { reason },
+                    (None, true) => Published::Confirmed,
+                    (None, false) => Published::Nacked,
+                },
+            );
         }
     }
 

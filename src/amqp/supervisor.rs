@@ -134,8 +134,7 @@ pub fn start(
         user: String::new(),
         error: None,
     };
-    let shared =
-        Arc::new(Shared { status: Mutex::new(status), away_since: Mutex::new(Some(Instant::now())) });
+    let shared = Arc::new(Shared { status: Mutex::new(status), away_since: Mutex::new(Some(Instant::now())) });
     let link = watch::Sender::new(Link::default());
     let handle = Handle { link: link.subscribe(), shared: shared.clone() };
     let backoff = Backoff { min: settings.backoff_min, max: settings.backoff_max };
@@ -156,7 +155,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn run(mut self) {
+    async fn run(self) {
         let label = ConnectionLabel { connection: self.role.name().into() };
         let connected = self.metrics.amqp_connected.get_or_create_owned(&label);
         let reconnects = self.metrics.amqp_reconnects.get_or_create_owned(&label);
@@ -207,7 +206,7 @@ impl Supervisor {
         ];
         for (file, into) in credentials {
             if let Some(file) = file {
-                *into = read_secret(file).await?;
+                *into = read_text(file).await?.trim_end_matches(['\r', '\n']).to_owned();
             }
         }
         let host = format!("{}:{}", uri.authority.host, uri.authority.port);
@@ -221,10 +220,11 @@ impl Supervisor {
         uri.query.heartbeat = Some(heartbeat.max(1));
         uri.query.frame_max = Some(FRAME_BYTES_MAX);
         uri.query.connection_timeout = u64::try_from(self.settings.connect_timeout.as_millis()).ok();
-        let tls = OwnedTLSConfig {
-            identity: None,
-            cert_chain: self.settings.ca_pem.as_deref().map(str::to_owned),
+        let cert_chain = match &self.settings.ca_file {
+            Some(file) => Some(read_text(file).await?),
+            None => None,
         };
+        let tls = OwnedTLSConfig { identity: None, cert_chain };
         let name = format!("holdfast {} {}", self.node, self.role.name());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let runtime = lapin::runtime::default_runtime().map_err(|error| reason(&error))?;
@@ -324,8 +324,7 @@ pub fn parse_url(url: &str) -> Result<AMQPUri, String> {
     }
 }
 
-async fn read_secret(path: &Path) -> Result<String, String> {
+async fn read_text(path: &Path) -> Result<String, String> {
     let text = tokio::fs::read_to_string(path).await;
-    let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    text.map_err(|error| format!("cannot read {}: {error}", path.display()))
 }

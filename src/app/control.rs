@@ -4,8 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::Rabbitmq;
 use super::reload::{Reload, Reloader};
-use crate::admin::{AddressStatus, ConfigStatus, Control, LastError, Reloaded, UpstreamStatus};
+use crate::admin::{AddressStatus, BrokerConnection, BrokerStatus, ConfigStatus, Control, LastError, Readiness};
+use crate::admin::{Reloaded, UpstreamStatus};
+use crate::amqp::LinkStatus;
 use crate::drain::Drain;
 use crate::telemetry::logging::LogHandle;
 
@@ -33,8 +36,10 @@ impl Control for AppControl {
                 .map(|upstream| UpstreamStatus {
                     name: upstream.name().to_owned(),
                     addresses: addresses(upstream.addresses()),
+                    error: upstream.error(),
                 })
                 .collect(),
+            rabbitmq: self.reloader.rabbitmq().map(broker_status),
             last_error: self.reloader.refused().map(|refused| LastError {
                 at: humantime::format_rfc3339_millis(refused.at).to_string(),
                 problems: refused.problems,
@@ -55,8 +60,16 @@ impl Control for AppControl {
         self.drain.begin();
     }
 
-    fn is_ready(&self) -> bool {
-        !self.drain.has_begun()
+    fn readiness(&self) -> Readiness {
+        let connections = self.reloader.rabbitmq().map(|rabbitmq| rabbitmq.broker.status());
+        let away = self.reloader.rabbitmq().map(|rabbitmq| rabbitmq.broker.away()).unwrap_or_default();
+        let reason = match () {
+            () if self.drain.has_begun() => Some("draining"),
+            () if !away.is_zero() && away >= self.reloader.readiness_grace() => Some("the broker is away"),
+            () => None,
+        };
+        let rabbitmq = connections.into_iter().flatten().map(|status| (status.role, status.state)).collect();
+        Readiness { ready: reason.is_none(), reason, rabbitmq }
     }
 
     fn log_level(&self) -> String {
@@ -65,5 +78,16 @@ impl Control for AppControl {
 
     fn set_log_level(&self, level: &str) -> Result<(), String> {
         self.log.set_level(level)
+    }
+}
+
+fn broker_status(rabbitmq: &Rabbitmq) -> BrokerStatus {
+    let connection = |status: LinkStatus| {
+        let LinkStatus { role, state, host, vhost, user, error } = status;
+        BrokerConnection { role, state, host, vhost, user, error }
+    };
+    BrokerStatus {
+        connections: rabbitmq.broker.status().map(connection).into(),
+        errors: rabbitmq.queues.as_ref().map(|queues| queues.errors()).unwrap_or_default(),
     }
 }

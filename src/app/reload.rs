@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::Rabbitmq;
 use crate::config::{self, Fixed, Loaded};
 use crate::drain::{Drain, DrainSettings};
 use crate::pipeline::Pipeline;
@@ -23,6 +24,7 @@ const WATCH: &str = "file";
 pub struct Reloader {
     path: Option<PathBuf>,
     pipeline: Arc<Pipeline>,
+    rabbitmq: Option<Rabbitmq>,
     metrics: Arc<Metrics>,
     log: LogHandle,
     /// The settings in use that are not part of the snapshot.
@@ -53,16 +55,17 @@ pub enum Reload {
 }
 
 impl Reloader {
-    pub fn new(
+    pub(super) fn new(
         path: Option<PathBuf>,
         fixed: Fixed,
-        pipeline: Arc<Pipeline>,
+        (pipeline, rabbitmq): (Arc<Pipeline>, Option<Rabbitmq>),
         metrics: Arc<Metrics>,
         log: LogHandle,
     ) -> Arc<Self> {
         let reloader = Self {
             path,
             pipeline,
+            rabbitmq,
             metrics,
             log,
             fixed: Mutex::new(fixed),
@@ -156,6 +159,16 @@ impl Reloader {
         self.refused.lock().clone()
     }
 
+    /// The broker, where the configuration has one.
+    pub(super) fn rabbitmq(&self) -> Option<&Rabbitmq> {
+        self.rabbitmq.as_ref()
+    }
+
+    /// How long the broker may be away before this node is not ready.
+    pub(super) fn readiness_grace(&self) -> Duration {
+        self.fixed.lock().rabbitmq.as_ref().map(|rabbitmq| rabbitmq.readiness_grace).unwrap_or_default()
+    }
+
     pub fn pipeline(&self) -> &Pipeline {
         &self.pipeline
     }
@@ -190,8 +203,9 @@ impl Reloader {
         if *level != self.fixed.lock().log.level {
             self.log.set_level(level).map_err(|error| vec![format!("log.level: {error}")])?;
         }
-        let snapshot =
-            Snapshot::build(loaded.draft, Some(&old), &self.metrics).map_err(|error| vec![error.to_string()])?;
+        let broker = self.rabbitmq.as_ref().map(|rabbitmq| &rabbitmq.broker);
+        let snapshot = Snapshot::build(loaded.draft, Some(&old), broker, &self.metrics);
+        let snapshot = snapshot.map_err(|error| vec![error.to_string()])?;
         let generation = snapshot.generation;
         self.pipeline.swap(snapshot);
         *self.fixed.lock() = loaded.fixed;

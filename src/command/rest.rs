@@ -254,14 +254,5 @@ fn wait_of(query: &PushQuery) -> Api<Option<Duration>> {
 /// `text/*` and JSON types are text frames, others binary; without a type, text if it is UTF-8.
 fn payload(headers: &HeaderMap, body: Bytes) -> Api<Payload> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = media_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    let is_text = |text: &str| text.starts_with("text/") || text == "application/json" || text.ends_with("+json");
-    match media_type.as_deref() {
-        None => Ok(Payload::text_from_bytes(body.clone()).unwrap_or_else(|_| Payload::binary(body))),
-        Some(text) if is_text(text) => {
-            let wrong = |error| ApiError::bad_request(format!("expected UTF-8 because of Content-Type: {error}"));
-            Payload::text_from_bytes(body).map_err(wrong)
-        }
-        Some(_) => Ok(Payload::binary(body)),
-    }
+    Payload::of_media_type(media_type, body).map_err(ApiError::bad_request)
 }

@@ -1,6 +1,8 @@
 //! From the read tree to each module's settings: names that must exist, files that must compile, rules between keys.
 //! Must not know how modules work.
 
+mod rabbitmq;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -32,6 +34,13 @@ pub fn build(name: &str, text: &str, root: &Entry, used: &Used, folder: &Path) -
         faulty: &used.faulty,
         files: Files::new(folder),
         names: root.get("upstreams").named().map(|(name, _)| name.to_owned()).collect(),
+        queues: root
+            .get("upstreams")
+            .named()
+            .filter(|(_, u)| !u.get("amqp").is_absent())
+            .map(|(n, _)| n.to_owned())
+            .collect(),
+        has_broker: !root.get("rabbitmq").is_absent(),
     };
     let fixed = build.fixed(root);
     let upstreams = build.upstreams(root.get("upstreams"));
@@ -50,6 +59,9 @@ struct Build<'a> {
     files: Files,
     /// Names of upstreams, whether or not they could be built.
     names: BTreeSet<String>,
+    /// Those of them that are exchanges.
+    queues: BTreeSet<String>,
+    has_broker: bool,
 }
 
 impl Build<'_> {
@@ -74,6 +86,7 @@ impl Build<'_> {
             drain: self.drain(root.get("drain")),
             log: self.log(root.get("log")),
             spans: self.spans(root.get("tracing")),
+            rabbitmq: self.rabbitmq(root.get("rabbitmq")),
         }
     }
 
@@ -137,12 +150,24 @@ impl Build<'_> {
             if name.is_empty() || !name.chars().all(fits) {
                 self.problem(entry, format!("expected a name of `[a-z0-9_-]`, found {name:?}"), None);
             }
-            let http = entry.get("http");
-            if http.is_absent() {
-                if entry.get("amqp").is_absent() && !self.faulty.contains(&entry.get("amqp").path) {
-                    self.problem(entry, "expected what kind of upstream it is", "add `http: {url: …}`".to_owned());
+            let (http, amqp) = (entry.get("http"), entry.get("amqp"));
+            match (http.is_absent(), amqp.is_absent()) {
+                (true, true) => {
+                    if !self.faulty.contains(&amqp.path) && !self.faulty.contains(&http.path) {
+                        let hint = "add `http: {url: …}` or `amqp: {exchange: …, routing_key: …}`".to_owned();
+                        self.problem(entry, "expected what kind of upstream it is", hint);
+                    }
+                    continue;
                 }
-                continue;
+                (true, false) => {
+                    let settings = self.amqp(amqp);
+                    upstreams.insert(name.to_owned(), Settings::Amqp(settings));
+                    continue;
+                }
+                (false, false) => {
+                    self.problem(amqp, "an upstream is `http` or `amqp`, not both", "make two upstreams".to_owned());
+                }
+                (false, true) => {}
             }
             let before = self.problems.len();
             let settings = self.http(http);
@@ -169,14 +194,6 @@ impl Build<'_> {
         if backoff.0 > backoff.1 {
             self.problem(retry.get("backoff_min"), "longer than `backoff_max`", "swap them".to_owned());
         }
-        let ca = http.get("ca_file");
-        let ca_pem = ca.text().and_then(|name| match self.files.text(name) {
-            Ok(text) => Some(Arc::from(text)),
-            Err(reason) => {
-                self.problem(ca, reason, "paths are relative to the configuration file".to_owned());
-                None
-            }
-        });
         HttpSettings {
             urls: self.urls(http.get("url")),
             version: if http.get("version").text() == Some("2") { Version::Http2 } else { Version::Http1 },
@@ -194,7 +211,17 @@ impl Build<'_> {
             breaker_failures: u32::try_from(breaker.get("failures").size()).unwrap_or(u32::MAX),
             breaker_open: duration(breaker.get("open")),
             dns_refresh: duration(http.get("dns_refresh")),
-            ca_pem,
+            ca_pem: self.pem(http.get("ca_file")),
+        }
+    }
+
+    fn pem(&mut self, entry: &Entry) -> Option<Arc<str>> {
+        match self.files.text(entry.text()?) {
+            Ok(text) => Some(text.into()),
+            Err(reason) => {
+                self.problem(entry, reason, "paths are relative to the configuration file".to_owned());
+                None
+            }
         }
     }
 
@@ -266,7 +293,7 @@ impl Build<'_> {
         EndpointDraft {
             path: path.text().unwrap_or_default().into(),
             event: self.event_name(entry.get("event")),
-            connect: self.upstream_name(entry.get("connect")),
+            connect: self.connect(entry.get("connect")),
             disconnect: self.upstream_name(entry.get("disconnect")),
             heartbeat: Heartbeat {
                 interval: duration(heartbeat.get("interval")),
@@ -385,6 +412,7 @@ impl Build<'_> {
                 Some("close") => OnFailure::Close,
                 _ => OnFailure::Error,
             },
+            ack: entry.get("ack").is_true(),
             event: pattern.ok()?,
         })
     }

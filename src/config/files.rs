@@ -26,15 +26,20 @@ impl Files {
         Self { folder: folder.to_owned(), read: BTreeMap::new(), schemas: BTreeMap::new() }
     }
 
+    /// Where a file named by the configuration is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
     /// The text of a file named by the configuration.
     pub fn text(&mut self, name: &str) -> Result<String, String> {
-        let path = self.folder.join(name);
+        let path = self.path(name);
         self.read(&path)
     }
 
     /// The compiled schema of a file named by the configuration, with what it refers to.
     pub fn schema(&mut self, name: &str) -> Result<Arc<Schema>, String> {
-        let path = self.folder.join(name);
+        let path = self.path(name);
         if let Some(known) = self.schemas.get(&path) {
             return known.clone();
         }

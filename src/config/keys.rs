@@ -21,6 +21,8 @@ pub enum Shape {
     Named(&'static Shape),
     List(&'static Shape),
     Map(&'static [Key]),
+    /// A map, or a text that stands for this one key of it.
+    TextOr(&'static str, &'static [Key]),
     /// A word of a later version: refused, with what to do instead.
     Reserved(&'static str),
 }
@@ -44,7 +46,7 @@ pub struct Key {
 }
 
 use Otherwise::{Absent, Is, Required};
-use Shape::{Choice, Duration, Integer, List, Map, Named, Ratio, Reserved, Secret, Secrets, Size, Text, Texts};
+use Shape::{Choice, Duration, Integer, List, Map, Named, Ratio, Reserved, Secret, Secrets, Size, Text, TextOr, Texts};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -78,7 +80,7 @@ pub const ROOT: Shape = Map(&[
     cold("tracing", Map(TRACING), Absent("no spans"), "Export of spans by OpenTelemetry."),
     hot("upstreams", Named(&Map(UPSTREAM)), Required, "Named handlers that take events. Names are `[a-z0-9_-]+`."),
     hot("endpoints", List(&Map(ENDPOINT)), Required, "The URL paths that clients connect to."),
-    cold("rabbitmq", Reserved("RabbitMQ is not part of this version; remove it"), Absent(""), "Reserved for RabbitMQ."),
+    cold("rabbitmq", Map(RABBITMQ), Absent("no broker"), "The RabbitMQ broker; see [rabbitmq.md](rabbitmq.md)."),
     cold("cluster", Reserved("a cluster is not part of this version; remove it"), Absent(""), "Reserved for clusters."),
 ]);
 
@@ -130,11 +132,132 @@ const TRACING: &[Key] = &[
 
 const UPSTREAM: &[Key] = &[
     hot("http", Map(HTTP), Absent("see `amqp`"), "An HTTP handler."),
+    hot("amqp", Map(AMQP), Absent("see `http`"), "An exchange of the broker under `rabbitmq`."),
+];
+
+const AMQP: &[Key] = &[
     hot(
-        "amqp",
-        Reserved("RabbitMQ upstreams are not part of this version; use `http`"),
-        Absent(""),
-        "Reserved for RabbitMQ.",
+        "exchange",
+        Text,
+        Required,
+        "Name or template of the exchange. `\"\"` is the default exchange, which takes a queue's name as routing key.",
+    ),
+    hot(
+        "routing_key",
+        Text,
+        Required,
+        "Template: `{event}`, `{userid}`, `{endpoint}`, `{connectionid}`, or a JSON Pointer such as `{/order/region}`. What a client \
+         chose is escaped, so that it adds no segment; `{+event}` puts it in as it is.",
+    ),
+    hot("declare", DECLARE, Is("true"), DECLARE_DOC),
+    hot(
+        "type",
+        Choice(&["topic", "direct", "fanout", "headers"]),
+        Is("topic"),
+        "Type of the exchange that is declared.",
+    ),
+    hot(
+        "queues",
+        Named(&Map(AMQP_QUEUE)),
+        Absent("none"),
+        "Durable queues that are declared and bound with the exchange.",
+    ),
+    hot("persistent", FLAG, Is("true"), "Messages survive a restart of the broker in durable queues."),
+    hot(
+        "mandatory",
+        FLAG,
+        Is("true"),
+        "A message that no queue takes comes back, and its sender is told `unroutable`. Otherwise it is lost and confirmed.",
+    ),
+    hot("expiration", Duration(1, YEAR), Absent("none"), "How long a message may wait in a queue."),
+    hot("deadline", Duration(1, HOUR), Is("30s"), "Of an event until its confirm, counted from its receipt."),
+    hot("window", Integer(1, 10_000), Is("1024"), "Unconfirmed messages on one channel."),
+    hot("channels", Integer(1, 64), Is("1"), "Channels. Messages of one connection keep to one."),
+];
+
+const AMQP_QUEUE: &[Key] = &[
+    hot("bind", Text, Is("#"), "Binding key to the exchange."),
+    hot("type", QUEUE_TYPE, Is("quorum"), "Type of the queue."),
+];
+
+const FLAG: Shape = Choice(&["true", "false"]);
+const DECLARE: Shape = Choice(&["true", "passive", "false"]);
+const QUEUE_TYPE: Shape = Choice(&["quorum", "classic"]);
+const DECLARE_DOC: &str =
+    "`true` makes what is missing, `passive` only looks for it and says what is missing, `false` does neither.";
+
+const RABBITMQ: &[Key] = &[
+    cold(
+        "url",
+        Texts,
+        Required,
+        "`amqp:` or `amqps:` URL with the virtual host as path (`%2f` is `/`). A list is tried in turn.",
+    ),
+    cold(
+        "username_file",
+        Text,
+        Absent("the URL's user"),
+        "File with the user's name, read anew for each attempt to connect.",
+    ),
+    cold("password_file", Text, Absent("the URL's password"), "File with the password, read as `username_file` is."),
+    cold(
+        "ca_file",
+        Text,
+        Absent("the system's authorities"),
+        "PEM file of authorities trusted beside the system's, for `amqps:`.",
+    ),
+    cold("heartbeat", Duration(SECOND, HOUR), Is("10s"), "A broker that is silent for twice this is given up."),
+    cold("connect_timeout", Duration(10, HOUR), Is("5s"), "Of one attempt to connect."),
+    cold(
+        "backoff_min",
+        Duration(1, HOUR),
+        Is("200ms"),
+        "Pause after the first failed attempt; it doubles, with jitter.",
+    ),
+    cold("backoff_max", Duration(1, HOUR), Is("10s"), "The longest pause."),
+    cold(
+        "readiness_grace",
+        Duration(0, YEAR),
+        Is("30s"),
+        "`/readyz` stays 200 while the broker is away for less than this; as long as a message's deadline, buffers hold.",
+    ),
+    cold(
+        "commands_queue",
+        Text,
+        Is("holdfast.commands"),
+        "Queue that commands come from, shared by all nodes. `\"\"` consumes nothing but the replies of workers.",
+    ),
+    cold("commands_declare", DECLARE, Is("true"), DECLARE_DOC),
+    cold("commands_type", QUEUE_TYPE, Is("quorum"), "Type of the commands queue and of the dead-letter queue."),
+    cold("commands_prefetch", Integer(1, 65_535), Is("256"), "Commands under way, not acked."),
+    cold("commands_size", Size(KIB, GIB), Is("1MiB"), "Bytes of one command message; a larger one is dead-lettered."),
+    cold(
+        "commands_wait",
+        Duration(0, HOUR),
+        Is("5s"),
+        "How long a command waits, unacked, for a client that does not read.",
+    ),
+    cold(
+        "commands_gone",
+        Choice(&["drop", "dead_letter"]),
+        Is("drop"),
+        "What becomes of a command whose connection is gone: counted and acked, or dead-lettered.",
+    ),
+    cold(
+        "dead_letter_queue",
+        Text,
+        Is("holdfast.commands.dead"),
+        "Queue for commands that cannot be carried out. `\"\"` rejects them, and the queue's own policy counts.",
+    ),
+];
+
+const CONNECT: &[Key] = &[
+    hot("upstream", Text, Required, "Name of the upstream."),
+    hot(
+        "accept_on",
+        Choice(&["answer", "confirm"]),
+        Is("answer"),
+        "`answer`: an HTTP handler decides. `confirm`: every handshake whose event the broker confirmed is accepted.",
     ),
 ];
 
@@ -201,7 +324,7 @@ const ENDPOINT: &[Key] = &[
     ),
     hot(
         "connect",
-        Text,
+        TextOr("upstream", CONNECT),
         Absent("every handshake is accepted"),
         "Upstream that is asked before a handshake is answered.",
     ),
@@ -291,5 +414,11 @@ const ROUTE: &[Key] = &[
         Choice(&["error", "close"]),
         Is("error"),
         "What the client sees of a message that was not delivered: an error frame, or that and close 4005.",
+    ),
+    hot(
+        "ack",
+        FLAG,
+        Is("false"),
+        "Sends `{\"type\":\"ack\",\"seq\":n}` once the upstream has the message: after a queue's confirm, or an empty answer.",
     ),
 ];

@@ -70,6 +70,11 @@ impl Entry {
         self.number().and_then(|n| usize::try_from(n).ok()).unwrap_or_default()
     }
 
+    /// True if the value says so; false where there is none.
+    pub fn is_true(&self) -> bool {
+        self.text() == Some("true")
+    }
+
     pub fn ratio(&self) -> f64 {
         match self.value {
             Value::Ratio(ratio) => ratio,

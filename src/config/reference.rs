@@ -49,7 +49,7 @@ fn section(page: &mut String, path: &str, keys: &'static [Key]) {
     for key in keys {
         let path = if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) };
         match &key.shape {
-            Shape::Map(keys) => section(page, &path, keys),
+            Shape::Map(keys) | Shape::TextOr(_, keys) => section(page, &path, keys),
             Shape::Named(Shape::Map(keys)) => section(page, &format!("{path}.NAME"), keys),
             Shape::List(Shape::Map(keys)) => section(page, &format!("{path}[]"), keys),
             _ => {}
@@ -82,6 +82,7 @@ fn kind(shape: &Shape) -> String {
         Shape::List(Shape::Map(_)) => "list of maps".to_owned(),
         Shape::List(_) => "list".to_owned(),
         Shape::Map(_) => "map".to_owned(),
+        Shape::TextOr(main, _) => format!("text (the `{main}`), or a map"),
         Shape::Reserved(_) => String::new(),
     }
 }
@@ -106,15 +107,19 @@ fn schema_of(shape: &Shape) -> Value {
         Shape::Named(shape) => json!({"type": "object", "additionalProperties": schema_of(shape)}),
         Shape::List(shape) => json!({"type": "array", "items": schema_of(shape)}),
         Shape::Map(keys) => map(keys),
+        Shape::TextOr(_, keys) => json!({"anyOf": [{"type": "string"}, map(keys)]}),
         Shape::Reserved(_) => json!(false),
     }
 }
 
-/// `1.1` and `2` are numbers to YAML.
+/// `1.1` and `2` are numbers to YAML, `true` is a boolean.
 fn choice(words: &[&str]) -> Value {
-    let numbers: Vec<Value> =
-        words.iter().filter_map(|word| serde_json::from_str(word).ok()).filter(Value::is_number).collect();
-    let all: Vec<Value> = words.iter().map(|word| json!(word)).chain(numbers).collect();
+    let others: Vec<Value> = words
+        .iter()
+        .filter_map(|word| serde_json::from_str(word).ok())
+        .filter(|v: &Value| v.is_number() || v.is_boolean())
+        .collect();
+    let all: Vec<Value> = words.iter().map(|word| json!(word)).chain(others).collect();
     json!({"anyOf": [{"enum": all}, {"type": "string", "pattern": "\\$\\{"}]})
 }
 

@@ -37,6 +37,11 @@ pub fn error_frame(reject: &Reject, seq: u64) -> Payload {
     Payload::text(serde_json::to_string(&frame).unwrap_or_default())
 }
 
+/// The frame that tells a client that its message `seq` is with its upstream, on a route that says `ack: true`.
+pub fn ack_frame(seq: u64) -> Payload {
+    Payload::text(format!(r#"{{"type":"ack","seq":{seq}}}"#))
+}
+
 /// What a client is told of an upstream's failure: never the inside's addresses or errors.
 pub fn reject_of(failure: &Failure) -> Reject {
     match failure {
@@ -51,6 +56,10 @@ pub fn reject_of(failure: &Failure) -> Reject {
         Failure::Timeout => {
             Reject::new(ErrorCode::UpstreamTimeout, "the upstream did not answer before the message's deadline")
         }
+        Failure::Unroutable { reason } => {
+            Reject::new(ErrorCode::Unroutable, format!("the broker has no queue for the message: {reason}"))
+        }
+        Failure::Nacked => Reject::new(ErrorCode::UpstreamRejected, "the broker refused the message"),
         Failure::Overloaded => Reject::new(ErrorCode::Overloaded, "the upstream has too many calls waiting"),
         Failure::Broken { .. } => Reject::new(ErrorCode::Internal, "the upstream's answer could not be used"),
     }

@@ -131,6 +131,7 @@ impl Pipeline {
             seq,
             endpoint: endpoint.draft.path.clone(),
             name: None,
+            name_is_literal: true,
             user: sender.user,
             context: sender.context,
             time: SystemTime::now(),

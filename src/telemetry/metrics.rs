@@ -52,7 +52,8 @@ labels! {
     KindLabel { kind }
     /// `publishing` or `consuming`.
     ConnectionLabel { connection }
-    /// `queue` is `commands` or `node`.
+    /// `commands` or `node`.
+    QueueLabel { queue }
     QueueOutcome { queue, outcome }
 }
 
@@ -96,8 +97,9 @@ pub struct Metrics {
     pub amqp_reconnects: Counters<ConnectionLabel>,
     pub amqp_blocked: Gauge,
     pub amqp_blocked_duration: Counter<f64, AtomicU64>,
-    /// Messages taken from queues: acked, dead_lettered, requeued, dropped.
-    pub amqp_consumed: Counters<QueueOutcome>,
+    pub amqp_deliveries: Counters<QueueLabel>,
+    /// How messages left their queue: acked, dead_lettered, rejected, gone.
+    pub amqp_settled: Counters<QueueOutcome>,
     pub amqp_held: Gauge,
 }
 
@@ -144,8 +146,9 @@ impl Metrics {
             amqp_reconnects: add(&mut r, "amqp_reconnects", "Connections made again after one was lost or refused"),
             amqp_blocked: add(&mut r, "amqp_blocked", "1 while the broker takes no messages"),
             amqp_blocked_duration: add_counter_seconds(&mut r, "amqp_blocked", "Time in which the broker took none"),
-            amqp_consumed: add(&mut r, "amqp_consumed", "Messages taken from queues by outcome"),
-            amqp_held: add(&mut r, "amqp_held", "Commands from the queue that wait for a slow client"),
+            amqp_deliveries: add(&mut r, "amqp_deliveries", "Messages that queues delivered"),
+            amqp_settled: add(&mut r, "amqp_settled", "Messages that left their queue, by how"),
+            amqp_held: add(&mut r, "amqp_held", "Slow clients that a queue's commands wait for"),
             registry: r,
         }
     }

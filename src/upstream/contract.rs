@@ -1,6 +1,7 @@
-//! The contract with an HTTP handler (DESIGN section 2): an event as a CloudEvents request, the response as an answer.
+//! The contract with a handler (DESIGN section 2): an event as a CloudEvents request or message, a response as an answer.
 //! Knows headers and bodies; must not know connections, retries or time limits.
 
+pub mod amqp;
 mod answer;
 mod request;
 mod signature;

@@ -1,5 +1,6 @@
 //! Starts the real program on free ports, real upstreams beside it, and clients that wait with patience.
 
+pub mod broker;
 mod client;
 mod upstream;
 

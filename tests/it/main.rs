@@ -10,6 +10,7 @@ mod harness;
 mod outage;
 mod process;
 mod push;
+mod rabbitmq;
 mod reload;
 mod slow;
 mod telemetry;

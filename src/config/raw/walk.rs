@@ -29,9 +29,15 @@ impl Walk<'_> {
             (Shape::List(shape), Node::List(items)) => self.read_list(items, shape, path),
             (Shape::Texts, Node::List(items)) => self.read_list(items, &Shape::Text, path),
             (Shape::Texts, Node::Text(_)) => Value::List(vec![self.read(tree, &Shape::Text, path)]),
-            (Shape::Map(_) | Shape::Named(_) | Shape::Secrets | Shape::List(_) | Shape::Texts, _) => {
-                self.problem(tree.place, path, &expected(shape, &tree.node), None)
+            (Shape::TextOr(_, keys), Node::Map(entries)) => Value::Map(self.read_map(tree.place, entries, keys, path)),
+            (Shape::TextOr(main, keys), Node::Text(text)) => {
+                let text = Tree { place: tree.place, node: Node::Text(text.clone()) };
+                Value::Map(self.read_map(tree.place, &[((*main).to_owned(), tree.place, text)], keys, path))
             }
+            (
+                Shape::TextOr(..) | Shape::Map(_) | Shape::Named(_) | Shape::Secrets | Shape::List(_) | Shape::Texts,
+                _,
+            ) => self.problem(tree.place, path, &expected(shape, &tree.node), None),
             (_, Node::Text(text)) => match self.replace(text) {
                 Ok(text) => self.read_scalar(tree, &text, shape, path),
                 Err((problem, hint)) => self.problem(tree.place, path, &problem, Some(hint)),
@@ -193,6 +199,7 @@ fn is_optional(key: &Key) -> bool {
 fn expected(shape: &Shape, found: &Node) -> String {
     let expected = match shape {
         Shape::Map(_) | Shape::Named(_) => "a map",
+        Shape::TextOr(..) => "a text or a map",
         Shape::Secrets => "a map of names to texts",
         Shape::List(_) => "a list",
         Shape::Texts => "a text or a list of texts",

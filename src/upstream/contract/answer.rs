@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::super::retry;
 use crate::codes::CloseCode;
 use crate::message::command::{self, COMMANDS_MEDIA_TYPE};
-use crate::message::{Answer, Command, EventKind, Failure, Payload, Target};
+use crate::message::{Answer, Command, EventKind, Failure, Payload, Target, is_text};
 
 /// Why a response is not an answer.
 #[derive(Debug, PartialEq)]
@@ -79,17 +79,6 @@ fn read_body(content_type: Option<&HeaderValue>, body: Bytes, answer: &mut Answe
     };
     answer.reply = Some(payload);
     Ok(())
-}
-
-/// Frames of these media types are text frames.
-fn is_text(media_type: &str) -> bool {
-    let ends_with = |suffix: &str| {
-        let start = media_type.len().checked_sub(suffix.len());
-        start.and_then(|start| media_type.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
-    };
-    media_type.eq_ignore_ascii_case("application/json")
-        || media_type.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/"))
-        || ends_with("+json")
 }
 
 /// Reads the `Holdfast-…` headers, one pass over all headers since most answers have none; returns the close.

@@ -22,6 +22,7 @@ fn event(format: Format, body: &'static str) -> Event {
         seq: 7,
         endpoint: "/ws".into(),
         name: Some("chat.send".into()),
+        name_is_literal: true,
         user: Some("Zoë \"100%\"".into()),
         context: None,
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_614_265_330_250),

@@ -88,6 +88,7 @@ fn event(seq: u64) -> Event {
         seq,
         endpoint: "/ws".into(),
         name: Some("chat".into()),
+        name_is_literal: true,
         user: None,
         context: None,
         time: SystemTime::now(),

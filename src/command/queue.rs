@@ -1,0 +1,428 @@
+//! Commands that come in by RabbitMQ: from the queue that nodes share, and from the node's own, where workers answer. A message is
+//! acked when it is carried out, and never lost in between. Must not know how the broker's connections are kept up.
+
+mod order;
+mod settle;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::amqp::{Broker, Consumer, ConsumerSettings, Declare, Delivery, QueueKind};
+use crate::amqp::{QueueSettings, Topology, node_queue};
+use crate::deliver::{Deliver, Outcome};
+use crate::ids::{ConnectionId, NodeId};
+use crate::message::{Command, Payload, Target, Traceparent};
+use crate::tasks::Tasks;
+use crate::telemetry::metrics::{QueueLabel, QueueOutcome};
+use crate::telemetry::{Metrics, Span, Spans};
+use order::{Head, Order};
+use settle::{Copies, FROM_HEADER, Settled};
+
+/// How often commands for slow clients are offered again.
+const OFFER_AGAIN: Duration = Duration::from_millis(20);
+
+/// What becomes of a command whose connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Counted and acked.
+    Drop,
+    DeadLetter,
+}
+
+/// Settings of the commands that come by queues. Restart-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandsSettings {
+    /// The queue that nodes share; none consumes nothing but the node's own.
+    pub queue: Option<String>,
+    pub kind: QueueKind,
+    pub declare: Declare,
+    pub prefetch: u16,
+    /// Bytes of one message's body.
+    pub size_max: usize,
+    /// How long a command waits for a client that does not read.
+    pub wait: Duration,
+    pub gone: Gone,
+    /// Where a command goes that cannot be carried out; without one it is rejected, and the queue's own policy counts.
+    pub dead_letter_queue: Option<String>,
+}
+
+/// Both queues of a node, being consumed.
+pub struct CommandQueues {
+    copies: Arc<Copies>,
+    errors: Vec<Arc<Mutex<Option<String>>>>,
+}
+
+impl CommandQueues {
+    /// Begins to consume. The shared queue is left to other nodes once `stop` is done; the node's own goes on.
+    pub fn start(
+        broker: &Arc<Broker>,
+        node: NodeId,
+        settings: CommandsSettings,
+        (deliver, spans): (Arc<Deliver>, Spans),
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let copies = Arc::new(Copies::new(broker, node, &settings));
+        let settings = Arc::new(settings);
+        let make = |source: Source, consumer: ConsumerSettings| CommandQueue {
+            source,
+            name: consumer.queue.as_str().into(),
+            consumer: broker.consumer(consumer),
+            settings: settings.clone(),
+            node,
+            deliver: deliver.clone(),
+            copies: copies.clone(),
+            spans: spans.clone(),
+            meters: Meters::new(source, metrics),
+            metrics: metrics.clone(),
+            held: HashMap::new(),
+            under_way: FuturesUnordered::new(),
+        };
+        let own = make(Source::Node, node_consumer(broker, &settings));
+        let mut errors = vec![own.consumer.error()];
+        tasks.spawn(own.run(std::future::pending()));
+        if let Some(queue) = &settings.queue {
+            let shared = make(Source::Commands, shared_consumer(queue, &settings));
+            errors.push(shared.consumer.error());
+            tasks.spawn(shared.run(stop));
+        }
+        Self { copies, errors }
+    }
+
+    /// Why commands cannot be consumed, or not be settled.
+    pub fn errors(&self) -> Vec<String> {
+        self.errors.iter().filter_map(|error| error.lock().clone()).chain(self.copies.error()).collect()
+    }
+}
+
+fn shared_consumer(queue: &str, settings: &CommandsSettings) -> ConsumerSettings {
+    let shared = QueueSettings { name: queue.to_owned(), kind: settings.kind, bind: None };
+    ConsumerSettings {
+        queue: queue.to_owned(),
+        exchange: String::new(),
+        topology: Topology { declare: settings.declare, exchange_type: "fanout".into(), queues: vec![shared] },
+        prefetch: settings.prefetch,
+    }
+}
+
+fn node_consumer(broker: &Broker, settings: &CommandsSettings) -> ConsumerSettings {
+    let queue = broker.node_queue().to_string();
+    let own = QueueSettings { name: queue.clone(), kind: QueueKind::Exclusive, bind: Some(String::new()) };
+    ConsumerSettings {
+        queue,
+        exchange: nodes_exchange(settings),
+        // A queue named by the node cannot be there before it.
+        topology: Topology { declare: Declare::Make, exchange_type: "fanout".into(), queues: vec![own] },
+        prefetch: settings.prefetch,
+    }
+}
+
+/// The fanout exchange to which the own queue of every node is bound that shares a commands queue; none where none is shared.
+fn nodes_exchange(settings: &CommandsSettings) -> String {
+    settings.queue.as_ref().map(|queue| format!("{queue}.nodes")).unwrap_or_default()
+}
+
+/// Which queue messages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The queue that nodes share.
+    Commands,
+    /// The node's own: replies of workers, and what other nodes hand over. Nothing is handed on from here.
+    Node,
+}
+
+/// A message that waits for its client to read.
+struct Held {
+    delivery: Delivery,
+    payload: Payload,
+    until: Instant,
+}
+
+struct CommandQueue {
+    source: Source,
+    name: Arc<str>,
+    consumer: Consumer,
+    settings: Arc<CommandsSettings>,
+    node: NodeId,
+    deliver: Arc<Deliver>,
+    copies: Arc<Copies>,
+    spans: Spans,
+    meters: Meters,
+    metrics: Arc<Metrics>,
+    /// In order, by connection. Bounded by the prefetch, as is `under_way`: everything here is not acked yet.
+    held: HashMap<ConnectionId, VecDeque<Held>>,
+    under_way: FuturesUnordered<BoxFuture<'static, (Delivery, Settled)>>,
+}
+
+impl CommandQueue {
+    async fn run(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let mut again = interval(OFFER_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                delivery = self.consumer.next() => match delivery {
+                    Some(delivery) => self.take(delivery),
+                    None => return,
+                },
+                Some((delivery, settled)) = self.under_way.next() => self.settle(delivery, settled),
+                _ = again.tick(), if !self.held.is_empty() => self.offer_again(),
+                () = &mut stop => return,
+            }
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        self.meters.deliveries.inc();
+        // What this node handed to all nodes comes back to it, done already.
+        if self.source == Source::Node && delivery.header(FROM_HEADER) == Some(self.node.as_str()) {
+            return self.settle(delivery, Settled::Acked);
+        }
+        let (began, len) = (SystemTime::now(), delivery.body().len());
+        if len > self.settings.size_max {
+            let reason = format!("expected at most {} bytes, found {len}", self.settings.size_max);
+            return self.dead(delivery, reason);
+        }
+        let correlation = if self.source == Source::Node { delivery.correlation_id() } else { None };
+        let head = Head {
+            content_type: delivery.content_type(),
+            to_connection: delivery.header("to-connection"),
+            to_group: delivery.header("to-group"),
+            to_user: delivery.header("to-user"),
+            to_all: delivery.has_header("to-all"),
+            correlation_id: correlation,
+        };
+        let order = Order::read(&head, delivery.body().clone());
+        self.record_span(&delivery, began, order.as_ref().err());
+        match order {
+            Err(reason) => self.dead(delivery, reason),
+            Ok(Order::Send { to: Target::Connection(id), payload }) => self.send_to_one(delivery, id, payload),
+            Ok(Order::Send { to, payload }) => {
+                let command = Command::Send { to, except: Vec::new(), payload };
+                self.run_all(delivery, &[command], None);
+            }
+            Ok(Order::List { commands, sender }) => self.run_all(delivery, &commands, sender.as_ref()),
+        }
+    }
+
+    fn send_to_one(&mut self, delivery: Delivery, id: ConnectionId, payload: Payload) {
+        if id.node() != self.node {
+            return match self.source {
+                Source::Commands => self.forward(delivery, Some(id.node())),
+                Source::Node => self.settle(delivery, Settled::Gone),
+            };
+        }
+        let held = Held { delivery, payload, until: Instant::now() + self.settings.wait };
+        match self.held.get_mut(&id) {
+            // Behind what waits already: order is kept.
+            Some(queue) => queue.push_back(held),
+            None => {
+                if let Some(held) = self.offer(&id, held) {
+                    self.held.insert(id, VecDeque::from([held]));
+                }
+            }
+        }
+        self.metrics.amqp_held.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Offers a payload to its client. Given back if the client does not read fast enough and there is time left.
+    fn offer(&mut self, id: &ConnectionId, held: Held) -> Option<Held> {
+        match self.deliver.offer(id, held.payload.clone()) {
+            Outcome::Full if Instant::now() < held.until => return Some(held),
+            Outcome::Queued => self.settle(held.delivery, Settled::Acked),
+            Outcome::Gone => self.settle(held.delivery, Settled::Gone),
+            refused => self.dead(held.delivery, words(&refused)),
+        }
+        None
+    }
+
+    fn offer_again(&mut self) {
+        for (id, mut queue) in std::mem::take(&mut self.held) {
+            while let Some(held) = queue.pop_front() {
+                if let Some(held) = self.offer(&id, held) {
+                    queue.push_front(held);
+                    break;
+                }
+            }
+            if !queue.is_empty() {
+                self.held.insert(id, queue);
+            }
+        }
+        self.metrics.amqp_held.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Carries out what concerns this node's connections, and hands the rest to the others.
+    fn run_all(&mut self, delivery: Delivery, commands: &[Command], sender: Option<&ConnectionId>) {
+        let (mut gone, mut faults, mut others) = (0, Vec::new(), false);
+        for (at, command) in commands.iter().enumerate() {
+            let place = place_of(command, sender, self.node);
+            others |= place != Place::Here;
+            if place == Place::Elsewhere {
+                continue;
+            }
+            match self.deliver.run(command, sender) {
+                Outcome::Gone => gone += 1,
+                Outcome::Written | Outcome::Queued | Outcome::Done | Outcome::Many(_) => {}
+                refused => faults.push(format!("command {at}: {}", words(&refused))),
+            }
+        }
+        if !faults.is_empty() {
+            self.dead(delivery, faults.join("; "));
+        } else if others && self.source == Source::Commands {
+            self.forward(delivery, None);
+        } else if gone > 0 && gone == commands.len() {
+            self.settle(delivery, Settled::Gone);
+        } else {
+            self.settle(delivery, Settled::Acked);
+        }
+    }
+
+    /// Hands a message to one node, or to all.
+    fn forward(&mut self, delivery: Delivery, node: Option<NodeId>) {
+        let copies = self.copies.clone();
+        self.under_way.push(Box::pin(async move {
+            let settled = match node {
+                Some(node) => copies.forward(&delivery, &node_queue(node)).await,
+                None => copies.forward_to_all(&delivery).await,
+            };
+            (delivery, settled)
+        }));
+    }
+
+    /// A message that can never be carried out.
+    fn dead(&mut self, delivery: Delivery, reason: String) {
+        tracing::warn!(queue = &*self.name, message_id = delivery.message_id(), "command not carried out: {reason}");
+        let (copies, queue) = (self.copies.clone(), self.name.clone());
+        self.under_way.push(Box::pin(async move {
+            let settled = copies.dead_letter(&delivery, &queue, &reason).await;
+            (delivery, settled)
+        }));
+    }
+
+    fn settle(&mut self, delivery: Delivery, settled: Settled) {
+        match settled {
+            Settled::Acked => {
+                self.meters.acked.inc();
+                delivery.ack();
+            }
+            Settled::DeadLettered => {
+                self.meters.dead_lettered.inc();
+                delivery.ack();
+            }
+            Settled::Rejected => {
+                self.meters.rejected.inc();
+                delivery.reject(false);
+            }
+            Settled::Gone if self.settings.gone == Gone::Drop => {
+                self.meters.gone.inc();
+                delivery.ack();
+            }
+            Settled::Gone => self.dead(delivery, words(&Outcome::Gone)),
+        }
+    }
+
+    /// A span for a message that was sent within a trace, as that trace's child.
+    fn record_span(&self, delivery: &Delivery, start: SystemTime, error: Option<&String>) {
+        let Some(parent) = delivery.header("traceparent").and_then(|text| text.parse::<Traceparent>().ok()) else {
+            return;
+        };
+        if !parent.sampled {
+            return;
+        }
+        self.spans.record(Span {
+            name: format!("{} process", self.source.name()),
+            trace_id: parent.trace_id,
+            span_id: Traceparent::random(true).span_id,
+            parent_span_id: Some(parent.span_id),
+            start,
+            duration: start.elapsed().unwrap_or_default(),
+            attributes: vec![
+                ("messaging.system", "rabbitmq".to_owned()),
+                ("messaging.destination.name", self.name.to_string()),
+                ("messaging.message.id", delivery.message_id().unwrap_or_default().to_owned()),
+            ],
+            error: error.cloned(),
+        });
+    }
+}
+
+/// Where the connections are that a command is for.
+#[derive(PartialEq, Eq)]
+enum Place {
+    Here,
+    Elsewhere,
+    Everywhere,
+}
+
+fn place_of(command: &Command, sender: Option<&ConnectionId>, node: NodeId) -> Place {
+    let one = match command {
+        Command::Send { to, .. } | Command::Close { to, .. } => match to {
+            Target::User(_) | Target::Group(_) | Target::All => return Place::Everywhere,
+            Target::Connection(id) => Some(id),
+            Target::Sender => sender,
+        },
+        Command::Join { connection, .. } | Command::Leave { connection, .. } | Command::Context { connection, .. } => {
+            connection.as_ref().or(sender)
+        }
+    };
+    if one.is_some_and(|id| id.node() != node) { Place::Elsewhere } else { Place::Here }
+}
+
+/// Why a command was not carried out, for the dead-letter queue.
+fn words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Gone => "gone: there is no such connection, or no more".to_owned(),
+        Outcome::Full => "full: the client does not read fast enough".to_owned(),
+        Outcome::TooLarge => "too_large: larger than the connection's send buffer".to_owned(),
+        Outcome::TooManyGroups => "too_many_groups: the connection is in as many groups as it may be".to_owned(),
+        Outcome::Invalid(violations) => {
+            let first = violations.first();
+            let place = first.map(|v| format!(" at {:?}: {}", v.pointer, v.message)).unwrap_or_default();
+            format!("invalid: the message does not fit the endpoint's push schema{place}")
+        }
+        other => other.name().to_owned(),
+    }
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::Node => "node",
+        }
+    }
+}
+
+/// The metric handles of one queue.
+struct Meters {
+    deliveries: Counter,
+    acked: Counter,
+    dead_lettered: Counter,
+    rejected: Counter,
+    gone: Counter,
+}
+
+impl Meters {
+    fn new(source: Source, metrics: &Arc<Metrics>) -> Self {
+        let outcome = |outcome: &str| {
+            let label = QueueOutcome { queue: source.name().into(), outcome: outcome.into() };
+            metrics.amqp_settled.get_or_create_owned(&label)
+        };
+        Self {
+            deliveries: metrics.amqp_deliveries.get_or_create_owned(&QueueLabel { queue: source.name().into() }),
+            acked: outcome("acked"),
+            dead_lettered: outcome("dead_lettered"),
+            rejected: outcome("rejected"),
+            gone: outcome("gone"),
+        }
+    }
+}
