@@ -2,6 +2,7 @@
 
 pub mod broker;
 mod client;
+mod proxy;
 mod upstream;
 
 use std::future::Future;
@@ -21,6 +22,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 pub use client::Client;
+pub use proxy::Proxy;
 pub use upstream::{Reply, Upstream};
 
 /// How long a condition may take before its test fails.
