@@ -2,12 +2,11 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use holdfast::amqp::{AMQPValue, BasicProperties, FieldTable, LongString};
-use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions};
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::{Channel, Connection, ConnectionProperties};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -55,10 +54,6 @@ impl Broker {
         self.script(&["ctl"], args).await
     }
 
-    pub fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
     async fn script(&self, action: &[&str], args: &[&str]) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq");
         let mut command = tokio::process::Command::new(script);
@@ -77,11 +72,6 @@ impl Broker {
         // The connection closes with its last channel.
         std::mem::forget(connection);
         channel
-    }
-
-    /// Publishes to a queue, with headers that are texts.
-    pub async fn publish(&self, channel: &Channel, queue: &str, headers: &[(&'static str, &str)], body: &str) {
-        publish(channel, queue, BasicProperties::default(), headers, body).await;
     }
 
     /// A worker in another language: a program under `tests/workers` with this queue as its argument.
@@ -164,10 +154,22 @@ pub async fn take(channel: &Channel, queue: &str) -> Taken {
 
 /// Takes everything that is in a queue now.
 pub async fn take_all(channel: &Channel, queue: &str) -> Vec<Taken> {
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let state = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.expect("the queue is there");
+    let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let consume = channel.basic_consume(queue.into(), "take_all".into(), options, FieldTable::default());
+    let mut consumer = consume.await.expect("consuming");
     let mut all = Vec::new();
-    while let Some(taken) = try_take(channel, queue).await {
-        all.push(taken);
+    while all.len() < state.message_count() as usize {
+        let next = tokio::time::timeout(PATIENCE, consumer.next()).await.expect("in time");
+        let delivery = next.expect("a message").expect("a message");
+        all.push(Taken {
+            properties: delivery.properties.clone(),
+            routing_key: delivery.routing_key.to_string(),
+            body: String::from_utf8_lossy(&delivery.data).into_owned(),
+        });
     }
+    channel.basic_cancel("take_all".into(), BasicCancelOptions::default()).await.expect("cancelled");
     all
 }
 
@@ -211,11 +213,4 @@ impl Holdfast {
         eventually("both connections to the broker", both).await;
         self
     }
-}
-
-/// How long an operation at the broker may take.
-pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE + Duration::from_secs(20), future)
-        .await
-        .unwrap_or_else(|_| panic!("not in time: {what}"))
 }

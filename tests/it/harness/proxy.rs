@@ -27,7 +27,8 @@ impl Proxy {
     pub async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
-        let (mode, cut, withheld) = (watch::Sender::new(Mode::Forward), watch::Sender::new(0), Arc::<AtomicUsize>::default());
+        let (mode, cut, withheld) =
+            (watch::Sender::new(Mode::Forward), watch::Sender::new(0), Arc::<AtomicUsize>::default());
         let (modes, cuts, count) = (mode.subscribe(), cut.subscribe(), Arc::clone(&withheld));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -64,7 +65,8 @@ impl Proxy {
 }
 
 async fn forward(client: TcpStream, server: TcpStream, mode: watch::Receiver<Mode>, withheld: Arc<AtomicUsize>) {
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
     let up = async { tokio::io::copy(&mut from_client, &mut to_server).await };
     let down = async {
         let mut buffer = vec![0; 16 * 1024];
