@@ -54,6 +54,15 @@ impl Delivery {
         self.inner.properties.message_id().as_ref().map(ShortString::as_str)
     }
 
+    pub fn reply_to(&self) -> Option<&str> {
+        self.inner.properties.reply_to().as_ref().map(ShortString::as_str)
+    }
+
+    /// The `type` property.
+    pub fn kind(&self) -> Option<&str> {
+        self.inner.properties.kind().as_ref().map(ShortString::as_str)
+    }
+
     /// Gives the message up for good: it was carried out.
     pub fn ack(self) {
         // The first poll sends the ack. If it is lost with the connection, the broker delivers the message again.

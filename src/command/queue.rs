@@ -184,13 +184,14 @@ impl CommandQueue {
     fn take(&mut self, delivery: Delivery) {
         self.meters.deliveries.inc();
         // What this node handed to all nodes comes back to it, done already.
-        if self.source == Source::Node && delivery.header(FROM_HEADER) == Some(self.node.as_str()) {
+        let is_own = |delivery: &Delivery| delivery.header(FROM_HEADER) == Some(self.node.as_str());
+        if self.source == Source::Node && (is_own(&delivery) || self.copies.receipt(&delivery)) {
             return self.settle(delivery, Settled::Acked);
         }
         let (began, len) = (SystemTime::now(), delivery.body().len());
         if len > self.settings.size_max {
             let reason = format!("expected at most {} bytes, found {len}", self.settings.size_max);
-            return self.dead(delivery, reason);
+            return self.settle(delivery, Settled::Refused(reason));
         }
         let correlation = if self.source == Source::Node { delivery.correlation_id() } else { None };
         let head = Head {
@@ -204,7 +205,7 @@ impl CommandQueue {
         let order = Order::read(&head, delivery.body().clone());
         self.record_span(&delivery, began, order.as_ref().err());
         match order {
-            Err(reason) => self.dead(delivery, reason),
+            Err(reason) => self.settle(delivery, Settled::Refused(reason)),
             Ok(Order::Send { to: Target::Connection(id), payload }) => self.send_to_one(delivery, id, payload),
             Ok(Order::Send { to, payload }) => {
                 let command = Command::Send { to, except: Vec::new(), payload };
@@ -240,7 +241,7 @@ impl CommandQueue {
             Outcome::Full if Instant::now() < held.until => return Some(held),
             Outcome::Queued => self.settle(held.delivery, Settled::Acked),
             Outcome::Gone => self.settle(held.delivery, Settled::Gone),
-            refused => self.dead(held.delivery, words(&refused)),
+            refused => self.settle(held.delivery, Settled::Refused(words(&refused))),
         }
         None
     }
@@ -276,7 +277,7 @@ impl CommandQueue {
             }
         }
         if !faults.is_empty() {
-            self.dead(delivery, faults.join("; "));
+            self.settle(delivery, Settled::Refused(faults.join("; ")));
         } else if others && self.source == Source::Commands {
             self.forward(delivery, None);
         } else if gone > 0 && gone == commands.len() {
@@ -291,15 +292,24 @@ impl CommandQueue {
         let copies = self.copies.clone();
         self.under_way.push(Box::pin(async move {
             let settled = match node {
-                Some(node) => copies.forward(&delivery, &node_queue(node)).await,
+                Some(node) => copies.hand_over(&delivery, &node_queue(node)).await,
                 None => copies.forward_to_all(&delivery).await,
             };
             (delivery, settled)
         }));
     }
 
+    /// Tells the node that handed a message over what became of it.
+    fn report(&mut self, delivery: Delivery, settled: Settled) {
+        let copies = self.copies.clone();
+        self.under_way.push(Box::pin(async move {
+            copies.report(&delivery, settled).await;
+            (delivery, Settled::Reported)
+        }));
+    }
+
     /// A message that can never be carried out.
-    fn dead(&mut self, delivery: Delivery, reason: String) {
+    fn dead_letter(&mut self, delivery: Delivery, reason: String) {
         tracing::warn!(queue = &*self.name, message_id = delivery.message_id(), "command not carried out: {reason}");
         let (copies, queue) = (self.copies.clone(), self.name.clone());
         self.under_way.push(Box::pin(async move {
@@ -309,8 +319,13 @@ impl CommandQueue {
     }
 
     fn settle(&mut self, delivery: Delivery, settled: Settled) {
+        let is_reported = settled == Settled::Reported;
+        if self.source == Source::Node && !is_reported && self.copies.wants_receipt(&delivery) {
+            return self.report(delivery, settled);
+        }
         match settled {
-            Settled::Acked => {
+            Settled::Refused(reason) => self.dead_letter(delivery, reason),
+            Settled::Acked | Settled::Reported => {
                 self.meters.acked.inc();
                 delivery.ack();
             }
@@ -326,7 +341,7 @@ impl CommandQueue {
                 self.meters.gone.inc();
                 delivery.ack();
             }
-            Settled::Gone => self.dead(delivery, words(&Outcome::Gone)),
+            Settled::Gone => self.dead_letter(delivery, words(&Outcome::Gone)),
         }
     }
 

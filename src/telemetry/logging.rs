@@ -69,7 +69,8 @@ fn filter_of(level: &str) -> Result<EnvFilter, String> {
     if level.trim().is_empty() || !level.split(',').all(is_known) {
         return Err(wrong(String::new()));
     }
-    EnvFilter::try_new(level).map_err(|error| wrong(format!(": {error}")))
+    // The AMQP library repeats in its own words what is logged here, and shows whole messages. A filter may still name it.
+    EnvFilter::try_new(format!("lapin=off,{level}")).map_err(|error| wrong(format!(": {error}")))
 }
 
 #[cfg(test)]

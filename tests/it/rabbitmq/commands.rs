@@ -170,23 +170,33 @@ async fn a_command_waits_for_a_slow_client_without_holding_up_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_share_a_queue_and_hand_over_what_is_not_theirs() {
     let (broker, name) = (Broker::shared().await, unique("nodes"));
-    let (a, b) = (node(broker, &name, "", "").await, node(broker, &name, "", "").await);
+    let (more, push) = ("commands_gone: dead_letter", "push_schema: push.json");
+    let (a, b) = (node(broker, &name, more, "").await, node(broker, &name, more, push).await);
     let (mut on_a, id_a) = client(&a, broker, &name).await;
     let (mut on_b, id_b) = client(&b, broker, &name).await;
     let (channel, queue) = (broker.channel().await, format!("{name}.commands"));
+    let fits = |n: u64| json!({"ok": n}).to_string();
     // Whichever node takes a command, its connection's node carries it out.
     for n in 0..20 {
         for id in [&id_a, &id_b] {
-            publish(&channel, &queue, typed("text/plain"), &[("to-connection", id)], &n.to_string()).await;
+            publish(&channel, &queue, typed("application/json"), &[("to-connection", id)], &fits(n)).await;
         }
     }
     for client in [&mut on_a, &mut on_b] {
         let mut seen = Vec::new();
         for _ in 0..20 {
-            seen.push(client.text().await.parse::<u32>().expect("a number"));
+            seen.push(client.json().await["ok"].as_u64().expect("a number"));
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    }
+    // What the other node cannot carry out is dead-lettered with its reason, whoever took it.
+    let nobody = format!("{}-{}", &id_a[..8], "a".repeat(20));
+    for n in 0..4 {
+        let (id, says) = if n % 2 == 0 { (&id_b, "push schema") } else { (&nobody, "gone") };
+        publish(&channel, &queue, typed("application/json"), &[("to-connection", id)], "{}").await;
+        let (taken, reason) = dead(broker, &name).await;
+        assert!(reason.contains(says) && taken.header("holdfast-queue") == queue, "{reason}");
     }
     let join = |id: &str| json!({"join": {"connection": id, "group": name}});
     let list = json!([join(&id_a), join(&id_b)]);
@@ -205,7 +215,7 @@ async fn nodes_share_a_queue_and_hand_over_what_is_not_theirs() {
         eventually("the member", || async { (members(holdfast).await == 1).then_some(()) }).await;
     }
     for n in 0..5 {
-        publish(&channel, &queue, typed("text/plain"), &[("to-group", &name)], &format!("all {n}")).await;
+        publish(&channel, &queue, typed("application/json"), &[("to-group", &name)], &fits(n)).await;
     }
     for client in [&mut on_a, &mut on_b] {
         let mut seen = Vec::new();
@@ -213,6 +223,6 @@ async fn nodes_share_a_queue_and_hand_over_what_is_not_theirs() {
             seen.push(client.text().await);
         }
         seen.sort();
-        assert_eq!(seen, (0..5).map(|n| format!("all {n}")).collect::<Vec<_>>(), "each once");
+        assert_eq!(seen, (0..5).map(fits).collect::<Vec<_>>(), "each once");
     }
 }
