@@ -3,6 +3,7 @@
 
 mod check;
 mod handler;
+mod queue;
 mod rest;
 mod wire;
 
@@ -21,8 +22,9 @@ pub use rest::AdminTarget;
 
 /// Path of the demo's WebSocket endpoint.
 pub const ENDPOINT_PATH: &str = "/chat";
-/// Path of the configuration that `config_yaml` fills in, beside which the schemas are looked up.
+/// Paths of the configurations that `config_yaml` fills in, beside which the schemas are looked up.
 pub const CONFIG_PATH: &str = "config/demo.yaml";
+pub const RABBITMQ_CONFIG_PATH: &str = "config/demo-rabbitmq.yaml";
 /// The schemas that the configuration names, by path from the same root as `CONFIG_PATH`.
 pub const SCHEMAS: [(&str, &str); 2] = [
     ("schemas/demo/chat.send.json", include_str!("../schemas/demo/chat.send.json")),
@@ -30,6 +32,7 @@ pub const SCHEMAS: [(&str, &str); 2] = [
 ];
 
 const CONFIG: &str = include_str!("../config/demo.yaml");
+const RABBITMQ_CONFIG: &str = include_str!("../config/demo-rabbitmq.yaml");
 
 /// The running handler. It serves until `stop` is called or this value is dropped.
 #[must_use = "dropping it stops the handler"]
@@ -57,16 +60,28 @@ impl Drop for DemoHandler {
     }
 }
 
-/// Starts the chat handler on `listener`. `websocket_url` is what the page connects to. Needs a tokio runtime.
-pub fn serve_handler(
+/// Starts the chat handler on `listener`, and with `rabbitmq` a worker beside it that takes events out of a queue there.
+/// `websocket_url` is what the page connects to. Needs a tokio runtime.
+pub async fn serve_handler(
     listener: TcpListener,
     admin: AdminTarget,
     websocket_url: String,
+    rabbitmq: Option<&str>,
     tasks: &Tasks,
 ) -> io::Result<DemoHandler> {
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
-    let router = handler::router(Arc::new(handler::Chat::new(admin, websocket_url)));
+    let chat = Arc::new(handler::Chat::new(admin, websocket_url));
+    if let Some(url) = rabbitmq {
+        let broker = queue::connect(url).await.map_err(io::Error::other)?;
+        let work = queue::work(chat.clone(), broker, stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = work.await {
+                tracing::error!("the demo's worker stopped: {error}");
+            }
+        });
+    }
+    let router = handler::router(chat);
     let serve = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tasks.spawn(async move {
         if let Err(error) = serve.await {
@@ -76,10 +91,11 @@ pub fn serve_handler(
     Ok(DemoHandler { address, stop })
 }
 
-/// The text of `config/demo.yaml` with the addresses filled in.
-pub fn config_yaml(listen: SocketAddr, admin: SocketAddr, handler: SocketAddr) -> String {
+/// The text of `config/demo.yaml`, or with `rabbitmq` of `config/demo-rabbitmq.yaml`, with the addresses filled in.
+pub fn config_yaml(listen: SocketAddr, admin: SocketAddr, handler: SocketAddr, rabbitmq: Option<&str>) -> String {
     let handler_url = format!("http://{}/events", reachable(handler));
-    CONFIG
+    let (text, broker) = rabbitmq.map_or((CONFIG, ""), |url| (RABBITMQ_CONFIG, url));
+    text.replace("${HOLDFAST_DEMO_RABBITMQ:-amqp://guest:guest@127.0.0.1:5672/%2f}", broker)
         .replace("${HOLDFAST_DEMO_LISTEN:-127.0.0.1:8000}", &listen.to_string())
         .replace("${HOLDFAST_DEMO_ADMIN:-127.0.0.1:8001}", &admin.to_string())
         .replace("${HOLDFAST_DEMO_HANDLER:-http://127.0.0.1:3000/events}", &handler_url)

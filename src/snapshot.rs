@@ -210,6 +210,12 @@ impl Endpoint {
         })
     }
 
+    /// True if a handshake is accepted by the broker's confirm of its connect event: then whoever takes that event out of its queue
+    /// may push to the connection before the handshake is answered.
+    pub fn accepts_on_confirm(&self) -> bool {
+        self.connect.as_ref().is_some_and(|upstream| !upstream.answers())
+    }
+
     /// The route that takes this event name.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.table.find(name)

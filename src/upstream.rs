@@ -85,6 +85,11 @@ impl Upstream {
         }
     }
 
+    /// True if it answers events; a broker only confirms them.
+    pub fn answers(&self) -> bool {
+        matches!(self.client, Client::Http(_))
+    }
+
     /// Delivers one event: attempts, retries, breaker and balancing, until it is answered or `deadline` has passed.
     pub async fn call(&self, event: &Event, deadline: Instant) -> Result<Answer, Failure> {
         match &self.client {

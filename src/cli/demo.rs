@@ -28,6 +28,9 @@ pub struct DemoArguments {
     /// The chat application and its page
     #[arg(long, default_value = "127.0.0.1:3000", value_name = "ADDRESS")]
     page: SocketAddr,
+    /// Run the chat over queues of this broker, for instance amqp://guest:guest@127.0.0.1:5672/%2f
+    #[arg(long, value_name = "URL")]
+    rabbitmq: Option<String>,
 }
 
 /// Runs the demo until a signal ends it, or the scripted conversation.
@@ -44,14 +47,17 @@ pub fn demo(arguments: &DemoArguments) -> Result<ExitCode, CliError> {
             CliError::Demo(format!("cannot listen on {}: {error}; choose another --page", arguments.page))
         })?;
         let page = socket.local_addr()?;
-        let text = demo::config_yaml(free(arguments.listen), free(arguments.admin), page);
-        let loaded = config::load_text(demo::CONFIG_PATH, &text, &folder.config_folder(), &|_| None)
+        let rabbitmq = arguments.rabbitmq.as_deref();
+        let text = demo::config_yaml(free(arguments.listen), free(arguments.admin), page, rabbitmq);
+        let path = if rabbitmq.is_some() { demo::RABBITMQ_CONFIG_PATH } else { demo::CONFIG_PATH };
+        let loaded = config::load_text(path, &text, &folder.config_folder(), &|_| None)
             .map_err(|problems| CliError::Demo(problems.to_string()))?;
         let running = app::start(loaded, None, log).await?;
         let admin = AdminTarget { address: running.admin, token: None };
         let websocket_url = demo::websocket_url(running.listen);
         let tasks = Tasks::new();
-        let handler = demo::serve_handler(socket, admin.clone(), websocket_url.clone(), &tasks)?;
+        let handler = demo::serve_handler(socket, admin.clone(), websocket_url.clone(), rabbitmq, &tasks).await;
+        let handler = handler.map_err(|error| CliError::Demo(format!("cannot start the chat: {error}")))?;
         let code = if arguments.check {
             let result = demo::check(&websocket_url, &admin, page).await;
             running.drain();

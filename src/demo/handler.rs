@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 
 use super::rest::AdminTarget;
 use super::wire::{Kind, Wire};
-use event::Event;
+pub(super) use event::{Event, headers_shown};
 
 const PAGE: &str = include_str!("page.html");
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; \
     connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const COMMANDS: &str = "application/vnd.holdfast.commands+json";
+pub(super) const COMMANDS: &str = "application/vnd.holdfast.commands+json";
 const JSON: &str = "application/json";
 /// The group that every connection is in.
 const LOBBY: &str = "lobby";
@@ -33,11 +33,11 @@ const NAME_CHARS_MAX: usize = 32;
 pub(super) struct Chat {
     admin: AdminTarget,
     websocket_url: String,
-    wire: Wire,
+    pub wire: Wire,
 }
 
 /// The response to an event.
-struct Answer {
+pub(super) struct Answer {
     status: StatusCode,
     headers: Vec<(&'static str, String)>,
     content_type: Option<&'static str>,
@@ -49,7 +49,7 @@ impl Chat {
         Self { admin, websocket_url, wire: Wire::new() }
     }
 
-    async fn answer(&self, event: &Event) -> Answer {
+    pub async fn answer(&self, event: &Event) -> Answer {
         match (event.kind.as_str(), event.name.as_str()) {
             ("holdfast.connect", _) => connect(event),
             ("holdfast.disconnect", _) => self.disconnect(event).await,
@@ -115,6 +115,16 @@ impl Answer {
         self
     }
 
+    /// The answer as one reply of an RPC worker, if there is anything to say: content type and body.
+    pub fn into_reply(self) -> Option<(&'static str, Bytes)> {
+        let content_type = self.content_type.unwrap_or(JSON);
+        match super::queue::commands(&self.headers, content_type, &self.body) {
+            Some(list) => Some((COMMANDS, Value::Array(list).to_string().into())),
+            None if self.body.is_empty() => None,
+            None => Some((content_type, self.body)),
+        }
+    }
+
     fn header_list(&self) -> Vec<(String, String)> {
         let content_type = self.content_type.map(|value| (CONTENT_TYPE.to_string(), value.to_owned()));
         let headers = self.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
@@ -166,7 +176,7 @@ async fn events(State(chat): State<Arc<Chat>>, headers: HeaderMap, body: Bytes) 
         Err(reason) => return Answer::refused(&reason).into_response(),
     };
     let line = "POST /events".to_owned();
-    let number = chat.wire.record(Kind::Event, None, line, event::headers_shown(&headers), &event.body_shown());
+    let number = chat.wire.record(Kind::Event, None, line, headers_shown(&headers), &event.body_shown());
     let answer = chat.answer(&event).await;
     let line = status_line(answer.status);
     chat.wire.record(Kind::Answer, Some(number), line, answer.header_list(), &answer.body);

@@ -49,8 +49,9 @@ impl Demo {
     async fn beside(admin: SocketAddr, asked: Arc<Mutex<Vec<String>>>) -> Self {
         let tasks = Tasks::new();
         let target = AdminTarget { address: admin, token: None };
-        let handler =
-            serve_handler(bind().await, target, "ws://127.0.0.1:1/chat".into(), &tasks).expect("the handler serves");
+        let handler = serve_handler(bind().await, target, "ws://127.0.0.1:1/chat".into(), None, &tasks)
+            .await
+            .expect("the handler serves");
         Self { handler, asked, tasks }
     }
 
@@ -242,7 +243,7 @@ async fn a_check_names_the_step_that_failed_and_what_was_seen() {
 #[test]
 fn the_configuration_takes_the_addresses() {
     let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
-    let yaml = config_yaml(address("0.0.0.0:18000"), address("127.0.0.1:18001"), address("[::]:13000"));
+    let yaml = config_yaml(address("0.0.0.0:18000"), address("127.0.0.1:18001"), address("[::]:13000"), None);
     assert!(yaml.contains("listen: \"0.0.0.0:18000\""), "{yaml}");
     assert!(yaml.contains("admin: {listen: \"127.0.0.1:18001\"}"), "{yaml}");
     assert!(yaml.contains("url: \"http://[::1]:13000/events\""), "{yaml}");

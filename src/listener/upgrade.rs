@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{Admission, Place};
 use crate::connection::{Connection, Opening};
+use crate::deliver::Registration;
 use crate::ids::{ConnectionId, NodeId};
 use crate::message::Command;
 use crate::pipeline::{ConnectFacts, Connected, Greeting, Sender};
@@ -65,6 +66,12 @@ struct Handshake {
     upgrade: OnUpgrade,
 }
 
+/// A connection that can be reached; dropping it takes it out again.
+struct Known {
+    connection: Arc<Connection>,
+    registration: Registration,
+}
+
 /// A refusal of a handshake.
 struct Refusal {
     status: StatusCode,
@@ -100,7 +107,8 @@ impl Upgrader {
                 .await
                 .unwrap_or_else(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_answer())
         } else {
-            self.open(endpoint, handshake, Greeting::default())
+            let known = self.enrol(&endpoint, &handshake, &Greeting::default());
+            self.open(endpoint, handshake, known, Greeting::default())
         };
         self.count(&path, answer)
     }
@@ -137,8 +145,12 @@ impl Upgrader {
     async fn connect(self: Arc<Self>, endpoint: Arc<Endpoint>, handshake: Handshake, facts: ConnectFacts) -> Answer {
         let sender = Sender { id: handshake.id, user: None, context: None };
         let deadline = Instant::now() + self.handshake_timeout;
+        let early = endpoint.accepts_on_confirm().then(|| self.enrol(&endpoint, &handshake, &Greeting::default()));
         match Box::pin(self.services.pipeline.connect(&endpoint, sender, &facts, deadline)).await {
-            Connected::Accepted(greeting) => self.open(endpoint, handshake, greeting),
+            Connected::Accepted(greeting) => {
+                let known = early.unwrap_or_else(|| self.enrol(&endpoint, &handshake, &greeting));
+                self.open(endpoint, handshake, known, greeting)
+            }
             Connected::Refused { status, content_type, body } => refused_by_upstream(status, content_type, body),
             Connected::Unavailable => {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody could accept the connection; try again").into_answer()
@@ -146,22 +158,30 @@ impl Upgrader {
         }
     }
 
-    /// Makes the connection known and starts its session, which waits for the answer to leave.
-    fn open(&self, endpoint: Arc<Endpoint>, handshake: Handshake, greeting: Greeting) -> Answer {
-        let Handshake { id, accept, offered, peer, place, upgrade } = handshake;
-        let chosen = choose_subprotocol(&endpoint.draft.subprotocols, &offered, greeting.subprotocol.as_deref());
+    /// Makes the connection known: reachable from now on, since a handler may push as soon as it has answered. What is pushed waits
+    /// for the session.
+    fn enrol(&self, endpoint: &Endpoint, handshake: &Handshake, greeting: &Greeting) -> Known {
+        let draft = &endpoint.draft;
+        let chosen = choose_subprotocol(&draft.subprotocols, &handshake.offered, greeting.subprotocol.as_deref());
         let connection = Connection::new(Opening {
-            id,
-            endpoint: endpoint.draft.path.clone(),
+            id: handshake.id,
+            endpoint: draft.path.clone(),
             user: greeting.user.clone(),
-            context: context_of(&greeting),
-            remote_addr: peer.addr,
-            subprotocol: chosen.as_deref().map(Into::into),
-            send_buffer: endpoint.draft.limits.send_buffer,
-            groups_max: endpoint.draft.limits.groups,
+            context: context_of(greeting),
+            remote_addr: handshake.peer.addr,
+            subprotocol: chosen.map(Into::into),
+            send_buffer: draft.limits.send_buffer,
+            groups_max: draft.limits.groups,
         });
-        // Reachable from now on: a handler may push as soon as it has answered.
         let registration = self.services.deliver.register(connection.clone());
+        Known { connection, registration }
+    }
+
+    /// Starts the session, which waits for the answer to leave.
+    fn open(&self, endpoint: Arc<Endpoint>, handshake: Handshake, known: Known, greeting: Greeting) -> Answer {
+        let Known { connection, registration } = known;
+        let Handshake { accept, place, upgrade, .. } = handshake;
+        let answer = switching(&accept, connection.subprotocol.as_deref());
         let services = self.services.clone();
         let greeting = Box::new(greeting);
         self.tasks.spawn(async move {
@@ -175,7 +195,7 @@ impl Upgrader {
             drop(parts.read_buf);
             Session::new(services, endpoint, connection, registration, socket).run(greeting).await;
         });
-        switching(&accept, chosen)
+        answer
     }
 
     fn count(&self, endpoint: &str, mut answer: Answer) -> Answer {
@@ -224,7 +244,7 @@ fn refused_by_upstream(status: u16, content_type: Option<String>, body: Bytes) -
     answer
 }
 
-fn switching(accept: &str, subprotocol: Option<String>) -> Answer {
+fn switching(accept: &str, subprotocol: Option<&str>) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
@@ -234,7 +254,7 @@ fn switching(accept: &str, subprotocol: Option<String>) -> Answer {
     if let Ok(value) = HeaderValue::from_str(accept) {
         headers.insert(SEC_WEBSOCKET_ACCEPT, value);
     }
-    if let Some(value) = subprotocol.and_then(|text| HeaderValue::from_str(&text).ok()) {
+    if let Some(value) = subprotocol.and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
     }
     answer

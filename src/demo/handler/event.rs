@@ -8,7 +8,7 @@ use serde_json::Value;
 const SECRET_HEADERS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
 /// One event in CloudEvents' binary mode.
-pub(super) struct Event {
+pub struct Event {
     pub id: String,
     /// `holdfast.connect`, `holdfast.message` or `holdfast.disconnect`.
     pub kind: String,
@@ -54,7 +54,7 @@ impl Event {
 }
 
 /// The headers that make the event, in their order; not those of plain HTTP.
-pub(super) fn headers_shown(headers: &HeaderMap) -> Vec<(String, String)> {
+pub fn headers_shown(headers: &HeaderMap) -> Vec<(String, String)> {
     let is_shown =
         |name: &str| name.starts_with("ce-") || ["content-type", "idempotency-key", "traceparent"].contains(&name);
     headers
