@@ -1,6 +1,8 @@
 //! The load program: an echo handler, a bare loop to compare with, and clients that measure. `scripts/bench` drives it.
 //! Each measurement prints one line for people and one JSON line.
 
+#[path = "load/amqp.rs"]
+mod amqp;
 #[path = "load/clients.rs"]
 mod clients;
 #[path = "load/measure.rs"]
@@ -32,6 +34,8 @@ enum Command {
     Handler { listen: String },
     /// A bare loop of tokio-tungstenite and a pooled hyper client: what Holdfast is measured against
     Bare { listen: String, upstream: String },
+    /// A bare loop of tokio-tungstenite and lapin that publishes with confirms
+    BareAmqp { listen: String, url: String, queue: String },
     /// Messages there and back, one under way per connection
     Roundtrip(clients::Load),
     /// Quiet connections: memory, connect rate, CPU
@@ -40,6 +44,15 @@ enum Command {
     Fanout(clients::Load),
     /// Sends to single connections by REST
     Push(clients::Load),
+    /// Sends to single connections by RabbitMQ
+    Commands {
+        #[command(flatten)]
+        load: clients::Load,
+        #[arg(long)]
+        url: String,
+        #[arg(long)]
+        queue: String,
+    },
 }
 
 fn main() {
@@ -48,6 +61,8 @@ fn main() {
         match Cli::parse().command {
             Command::Handler { listen } => servers::handler(&listen).await,
             Command::Bare { listen, upstream } => servers::bare(&listen, upstream).await,
+            Command::BareAmqp { listen, url, queue } => amqp::bare(&listen, &url, &queue).await,
+            Command::Commands { load, url, queue } => amqp::commands(load, &url, &queue).await,
             Command::Roundtrip(load) => clients::roundtrip(load).await,
             Command::Idle(load) => clients::idle(load).await,
             Command::Fanout(load) => clients::fanout(load).await,

@@ -28,10 +28,10 @@ impl ErrorCode {
         (Self::SchemaViolation, "the message does not fit the route's JSON Schema; `errors` names each place"),
         (Self::RateLimited, "the connection sent more messages than its limit; `retry_after_ms` says when to go on"),
         (Self::Overloaded, "the upstream has more calls waiting than its limits allow"),
-        (Self::UpstreamRejected, "the upstream answered 4xx; `status` is its status"),
+        (Self::UpstreamRejected, "the upstream answered 4xx, with its `status`, or the broker refused the message"),
         (Self::UpstreamUnavailable, "the upstream could not be reached, or failed, until the message's deadline"),
         (Self::UpstreamTimeout, "the upstream did not answer until the message's deadline"),
-        (Self::Unroutable, "the broker has no queue for the message"),
+        (Self::Unroutable, "the broker has no queue for the message, or the message does not fill its routing key"),
         (Self::Internal, "Holdfast or the upstream broke its own contract; the log says how"),
     ];
 

@@ -18,37 +18,40 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use crate::measure::{cpu_seconds, percentile_us, resident_bytes};
 use crate::print;
 
-type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<TcpStream>;
 
 /// What to load, and how much.
 #[derive(Args, Clone)]
 pub struct Load {
     /// `ws://ADDRESS/PATH` of the gateway
     #[arg(long)]
-    ws: String,
+    pub ws: String,
     /// Address of its admin listener
     #[arg(long)]
-    admin: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
     /// The gateway's process
     #[arg(long)]
-    pid: u32,
+    pub pid: u32,
     #[arg(long, default_value_t = 64)]
-    connections: usize,
+    pub connections: usize,
     /// In all
     #[arg(long, default_value_t = 20_000)]
-    messages: usize,
+    pub messages: usize,
     /// Bytes of one message
     #[arg(long, default_value_t = 128)]
-    size: usize,
+    pub size: usize,
     /// Bytes that each idle connection carries once before it is measured
     #[arg(long, default_value_t = 0)]
-    carry: usize,
+    pub carry: usize,
     /// Seconds of silence that are measured
     #[arg(long, default_value_t = 20)]
-    quiet: u64,
+    pub quiet: u64,
+    /// Answers are acks, not echoes
+    #[arg(long)]
+    pub ack: bool,
     /// What is measured, for the output
     #[arg(long, default_value = "holdfast")]
-    name: String,
+    pub name: String,
 }
 
 /// A few thousand connections from one address leave enough ports; beyond that the next loopback address is taken.
@@ -70,7 +73,7 @@ async fn connect(load: &Load, at: usize) -> Socket {
 
 /// Opens all connections, some at a time.
 #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
-async fn connect_all(load: &Load) -> Vec<Socket> {
+pub async fn connect_all(load: &Load) -> Vec<Socket> {
     const WORKERS: usize = 32;
     let workers: Vec<_> = (0..WORKERS)
         .map(|worker| {
@@ -91,12 +94,12 @@ async fn connect_all(load: &Load) -> Vec<Socket> {
     sockets
 }
 
-fn message(size: usize) -> String {
+pub fn message(size: usize) -> String {
     let frame = r#"{"type":"bench.echo","pad":""}"#.len();
     format!(r#"{{"type":"bench.echo","pad":"{}"}}"#, "x".repeat(size.saturating_sub(frame)))
 }
 
-async fn text(socket: &mut Socket) -> String {
+pub async fn text(socket: &mut Socket) -> String {
     loop {
         match socket.next().await.expect("open").expect("a message") {
             Message::Text(text) => return text.as_str().to_owned(),
@@ -115,13 +118,14 @@ pub async fn roundtrip(load: Load) {
     let clients: Vec<_> = sockets
         .into_iter()
         .map(|mut socket| {
-            let message = message.clone();
+            let (message, ack) = (message.clone(), load.ack);
             tokio::spawn(async move {
                 let mut times = Vec::with_capacity(each);
                 for _ in 0..each {
                     let sent = Instant::now();
                     socket.send(Message::text(message.clone())).await.expect("sent");
-                    assert_eq!(text(&mut socket).await.len(), message.len());
+                    let answer = text(&mut socket).await;
+                    assert!(if ack { answer.contains("\"ack\"") } else { answer.len() == message.len() }, "{answer}");
                     times.push(sent.elapsed());
                 }
                 (socket, times)
@@ -270,7 +274,7 @@ pub async fn push(load: Load) {
     );
 }
 
-async fn whoami(socket: &mut Socket) -> String {
+pub async fn whoami(socket: &mut Socket) -> String {
     socket.send(Message::text(r#"{"type":"bench.whoami"}"#)).await.expect("sent");
     text(socket).await.trim_matches('"').to_owned()
 }
