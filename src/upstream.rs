@@ -35,7 +35,7 @@ pub struct Upstream {
 
 enum Client {
     Http(Box<http::HttpUpstream>),
-    Amqp(amqp::AmqpUpstream),
+    Amqp(Box<amqp::AmqpUpstream>),
 }
 
 /// An upstream that cannot be made from its settings.
@@ -61,7 +61,7 @@ impl Upstream {
                 http::HttpUpstream::new(&name, http, metrics).map(|client| Client::Http(Box::new(client)))
             }
             (Settings::Amqp(settings), Some(broker)) => {
-                Ok(Client::Amqp(amqp::AmqpUpstream::new(&name, settings.clone(), broker.clone())))
+                Ok(Client::Amqp(Box::new(amqp::AmqpUpstream::new(&name, settings.clone(), broker.clone()))))
             }
             (Settings::Amqp(_), None) => Err("expected `rabbitmq` in the configuration".into()),
         };

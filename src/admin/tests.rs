@@ -32,6 +32,7 @@ impl Control for Fake {
             loaded_at: String::new(),
             endpoints: vec![],
             upstreams: vec![],
+            rabbitmq: None,
             last_error: None,
         }
     }

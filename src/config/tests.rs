@@ -84,10 +84,16 @@ fn every_kind_of_problem_is_named() {
         ("upstreams:", "listen: nowhere\nupstreams:", "expected an address and port"),
         ("upstreams:", "listen: \"${NOPE}\"\nupstreams:", "\"NOPE\" is not set; set it, or give a default"),
         ("upstreams:", "listen: \"${PORT\"\nupstreams:", "`${` without `}`"),
-        ("upstreams:", "rabbitmq: {url: x}\nupstreams:", "RabbitMQ is not part of this version"),
+        ("upstreams:", "rabbitmq: {url: x}\nupstreams:", "rabbitmq.url: not an AMQP URL"),
+        ("upstreams:", "rabbitmq: {url: []}\nupstreams:", "expected at least one URL"),
+        ("upstreams:", "cluster: {}\nupstreams:", "a cluster is not part of this version"),
         ("upstreams:", "tracing: {}\nupstreams:", "tracing.otlp: missing"),
         ("  app: {http", "  A b: {http: {url: \"http://x/\"}}\n  app: {http", "expected a name of `[a-z0-9_-]`"),
-        ("{http: {url: \"http://127.0.0.1:3000/events\"}}", "{amqp: {exchange: x}}", "RabbitMQ upstreams are not part"),
+        (
+            "{http: {url: \"http://127.0.0.1:3000/events\"}}",
+            "{amqp: {exchange: x, routing_key: y}}",
+            "there is no broker in this file; add `rabbitmq:",
+        ),
         ("{http: {url: \"http://127.0.0.1:3000/events\"}}", "{}", "expected what kind of upstream it is"),
         ("http://127.0.0.1:3000/events", "ftp://x", "expected an `http:` or `https:` URL"),
         ("events\"}}", "events\", signing_secret: whsec_x}}", "expected `whsec_` and at least 24 bytes"),
@@ -173,6 +179,59 @@ fn a_schema_reaches_its_own_folder_only() {
 }
 
 #[test]
+fn every_kind_of_problem_with_rabbitmq_is_named() {
+    let broker =
+        "rabbitmq: {url: \"amqp://u:hunter2-hunter2@h\"}\nupstreams:\n  q: {amqp: {exchange: x, routing_key: y}}";
+    let good = with("upstreams:", broker);
+    assert_eq!(lines(&good), Vec::<String>::new());
+    for (old, new, says) in [
+        ("url: \"amqp://u:hunter2-hunter2@h\"", "url: \"http://u:hunter2-hunter2@h\"", "not an AMQP URL"),
+        ("@h\"", "@h\", commands_gone: dead_letter, dead_letter_queue: \"\"", "there is no dead-letter queue"),
+        ("@h\"", "@h\", backoff_min: 1m", "longer than `backoff_max`"),
+        ("@h\"", "@h\", ca_file: nowhere.pem", "cannot read"),
+        ("routing_key: y", "routing_key: \"{evnt}\"", "found \"evnt\"; write for instance"),
+        ("routing_key: y", "routing_key: \"{event\"", "expected '}' after '{'"),
+        ("routing_key: y", "routing_key: y, declare: maybe", "expected true or passive or false"),
+        ("routing_key: y", "routing_key: y, queues: {a: {type: lazy}}", "expected quorum or classic"),
+        (", routing_key: y", "", "upstreams.q.amqp.routing_key: missing"),
+        ("q: {amqp", "q: {http: {url: \"http://h/\"}, amqp", "not both"),
+        (
+            "path: /ws",
+            "connect: q\n    path: /ws",
+            "it answers nothing; write `connect: {upstream: q, accept_on: confirm}`",
+        ),
+        ("path: /ws", "connect: {upstream: app, accept_on: confirm}\n    path: /ws", "confirms nothing; leave"),
+        (
+            "path: /ws",
+            "connect: {upstream: q, accept: confirm}\n    path: /ws",
+            "connect.accept: unknown key; did you mean",
+        ),
+    ] {
+        assert!(good.contains(old), "{old}");
+        let lines = lines(&good.replacen(old, new, 1));
+        // A key that is not known leaves the known one at its default, which may be a problem of its own.
+        assert!(lines.iter().any(|line| line.contains(says)), "{new}: {lines:#?}");
+        assert!(lines.iter().all(|line| !line.contains("hunter2")), "{lines:#?}");
+    }
+}
+
+#[test]
+fn connect_is_a_name_or_a_map_and_a_broker_is_restart_only() {
+    let loaded = |text: &str| load_str(text).unwrap_or_else(|problems| panic!("{problems}"));
+    for connect in ["connect: app", "connect: {upstream: app}", "connect: {upstream: app, accept_on: answer}"] {
+        let loaded = loaded(&with("path: /ws", &format!("{connect}\n    path: /ws")));
+        assert_eq!(loaded.draft.endpoints[0].connect.as_deref(), Some("app"), "{connect}");
+    }
+    let broker = |url: &str| loaded(&with("upstreams:", &format!("rabbitmq: {{url: \"{url}\"}}\nupstreams:"))).fixed;
+    let (old, new) = (broker("amqp://a@h/%2f"), broker("amqp://b@h/%2f"));
+    assert_eq!(restart_only_changes(&old, &new), ["rabbitmq"]);
+    assert!(restart_only_changes(&old, &old.clone()).is_empty());
+    let settings = old.rabbitmq.expect("a broker");
+    assert_eq!(settings.commands.queue.as_deref(), Some("holdfast.commands"));
+    assert_eq!(settings.commands.dead_letter_queue.as_deref(), Some("holdfast.commands.dead"));
+}
+
+#[test]
 fn restart_only_changes_are_named() {
     let fixed = |text: &str| load_str(text).unwrap_or_else(|p| panic!("{p}")).fixed;
     let old = fixed(MINIMAL);
@@ -200,7 +259,7 @@ fn the_examples_are_accepted_and_fit_the_printed_schema() {
             found += 1;
         }
     }
-    assert!(found >= 2, "found {found} examples");
+    assert!(found >= 4, "found {found} examples");
 }
 
 #[test]

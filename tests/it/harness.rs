@@ -2,6 +2,7 @@
 
 pub mod broker;
 mod client;
+mod collector;
 mod proxy;
 mod upstream;
 
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 pub use client::Client;
+pub use collector::collector;
 pub use proxy::Proxy;
 pub use upstream::{Reply, Upstream};
 

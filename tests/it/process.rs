@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use crate::harness::broker::Broker;
 use crate::harness::{Client, PATIENCE, Upstream, eventually, request, yaml};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
@@ -146,6 +147,17 @@ fn a_bare_file_name_finds_its_schemas() {
     std::fs::write(dir.path().join("a.json"), "{}").expect("written");
     let output = Command::new(BINARY).args(["check", "holdfast.yaml"]).current_dir(dir.path()).output().expect("run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn demo_check_passes_over_queues() {
+    // The demo's queues have names of their own, so it has a broker for itself.
+    let broker = Broker::start().await;
+    let (code, words, error) = run(&["demo", "--check", "--rabbitmq", &broker.url]);
+    assert_eq!((code, words.trim()), (Some(0), "demo --check: every step passed"), "{error}");
+    let (code, _, error) = run(&["demo", "--check", "--rabbitmq", "amqp://guest:guest@127.0.0.1:1/%2f"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("cannot start the chat"), "{error}");
 }
 
 #[test]

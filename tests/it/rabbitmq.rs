@@ -4,4 +4,5 @@ mod commands;
 mod errors;
 mod events;
 mod outage;
+mod recovery;
 mod workers;

@@ -50,6 +50,13 @@ impl Broker {
         self.script(&["kill"], &[]).await;
     }
 
+    /// Stops the node in its tracks (`STOP`) or lets it go on (`CONT`).
+    pub fn signal(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.dir.path().join("node.pid")).expect("a running node");
+        let pid = pid.split(' ').next().expect("a number");
+        assert!(Command::new("kill").args([&format!("-{name}"), pid]).status().expect("kill").success());
+    }
+
     pub async fn ctl(&self, args: &[&str]) -> String {
         self.script(&["ctl"], args).await
     }

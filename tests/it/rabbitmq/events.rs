@@ -148,10 +148,9 @@ async fn a_refused_publish_is_said_and_an_exchange_that_a_message_names_must_exi
         "exchange: \"\", routing_key: \"{/queue}\", declare: false",
         "routes: [{event: \"x\", upstream: named, ack: true}, {event: \"*\", upstream: app, ack: true}]",
     );
-    let named_upstream = format!(
-        "upstreams:\n  named: {{amqp: {{exchange: \"{{+/exchange}}\", routing_key: k, declare: passive, mandatory: false}}}}"
-    );
-    let yaml = yaml.replace("upstreams:", &named_upstream);
+    let named_upstream =
+        "upstreams:\n  named: {amqp: {exchange: \"{+/exchange}\", routing_key: k, declare: passive, mandatory: false}}";
+    let yaml = yaml.replace("upstreams:", named_upstream);
     let holdfast = Holdfast::start_yaml(&yaml, &[]).await.with_broker().await;
     let mut client = holdfast.connect().await;
     let message = json!({"type": "a", "queue": full}).to_string();
