@@ -247,6 +247,13 @@ pub enum Failure {
     Broken { reason: String },
 }
 
+impl Failure {
+    /// True if sending the same message again would fail again: it is the sender's affair, not a delivery that failed.
+    pub fn is_about_the_message(&self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::Unroutable { .. })
+    }
+}
+
 /// One place of a message that does not fit its schema.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Violation {

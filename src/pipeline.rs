@@ -274,7 +274,7 @@ impl Pipeline {
     fn failed(&self, endpoint: &Endpoint, route: &Route, event: &Event, failure: &Failure) -> Verdict {
         let mut reject = encode::reject_of(failure);
         reject.event = event.name.clone();
-        if !matches!(failure, Failure::Rejected { .. }) {
+        if !failure.is_about_the_message() {
             tracing::warn!(
                 connection = %event.connection,
                 endpoint = %endpoint.draft.path,
@@ -287,7 +287,7 @@ impl Pipeline {
         }
         let mut verdict = self.refuse(endpoint, &route.label, event.seq, &reject);
         verdict.invalid = false;
-        if route.draft.on_failure == OnFailure::Close && !matches!(failure, Failure::Rejected { .. }) {
+        if route.draft.on_failure == OnFailure::Close && !failure.is_about_the_message() {
             let reason = format!("message {} was not delivered", event.seq);
             verdict.close = Some(Ending::new(CloseCode::NOT_DELIVERED, reason, Cause::Error));
         }

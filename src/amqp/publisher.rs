@@ -1,14 +1,14 @@
 //! Publishes to one exchange with confirms: a few channels, each with a task that owns what is unconfirmed and sends it again, in
 //! order, after a reconnect. Must not know what a message means.
 
+mod keeper;
 mod lane;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use lapin::BasicProperties;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,7 +18,8 @@ use super::topology::Topology;
 use crate::backoff::Backoff;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
-use lane::{Lane, Request};
+use keeper::Keeper;
+use lane::Lane;
 
 /// What a publisher is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub enum Published {
 
 /// Publishes to one exchange. Dropping it ends its channels; whoever still waits for a confirm is told that it is late.
 pub struct Publisher {
-    lanes: Vec<mpsc::Sender<Request>>,
+    lanes: Vec<Arc<Lane>>,
     link: watch::Receiver<Link>,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
@@ -81,13 +82,12 @@ pub struct Publisher {
 struct Shared {
     /// Why the channels are not open.
     error: Mutex<Option<String>>,
-    open: AtomicBool,
 }
 
 impl Publisher {
     pub(super) fn start(
         settings: PublisherSettings,
-        link: &Handle,
+        handle: &Handle,
         backoff: Backoff,
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
@@ -95,28 +95,30 @@ impl Publisher {
         let shared = Arc::new(Shared::default());
         let settings = Arc::new(settings);
         let meters = Arc::new(Meters::new(&settings.name, metrics));
-        let (lanes, tasks) = (0..settings.channels)
-            .map(|_| {
-                let (sender, requests) = mpsc::channel(settings.window);
-                let lane = Lane::new(settings.clone(), link, backoff, meters.clone(), shared.clone(), requests);
-                (sender, tasks.spawn(lane.run()))
-            })
-            .unzip();
-        Self { lanes, link: link.link.clone(), shared, tasks }
+        let start = |_| {
+            let lane = Lane::new(settings.clone(), meters.clone());
+            let keeper = Keeper {
+                settings: settings.clone(),
+                lane: lane.clone(),
+                link: handle.link.clone(),
+                handle: handle.clone(),
+                backoff,
+                shared: shared.clone(),
+            };
+            (lane, tasks.spawn(keeper.run()))
+        };
+        let (lanes, tasks) = (0..settings.channels).map(start).unzip();
+        Self { lanes, link: handle.link.clone(), shared, tasks }
     }
 
-    /// Publishes a message and waits for its confirm. Messages with the same `spread` keep their order.
+    /// Publishes a message and waits for its confirm. Messages with the same `spread` keep the order in which this was first polled.
     pub async fn publish(&self, spread: usize, message: Arc<dyn Message>, deadline: Instant) -> Published {
-        let (reply, confirmed) = oneshot::channel();
         let lane = &self.lanes[spread % self.lanes.len()];
-        let publish = async {
-            lane.send(Request { message, reply }).await.ok()?;
-            confirmed.await.ok()
-        };
-        match timeout_at(deadline, publish).await {
-            Ok(Some(published)) => published,
-            Ok(None) => Published::Late { sent: false, reason: "the publisher has ended".into() },
-            Err(_) => self.late(),
+        let mut waiting = lane.enter(message);
+        match timeout_at(deadline, &mut waiting.confirmed).await {
+            Ok(Ok(published)) => published,
+            Ok(Err(_)) => Published::Late { sent: false, reason: "the publisher has ended".into() },
+            Err(_) => self.late(lane),
         }
     }
 
@@ -125,9 +127,8 @@ impl Publisher {
         self.shared.error.lock().clone()
     }
 
-    fn late(&self) -> Published {
-        let blocked = self.link.borrow().blocked;
-        let sent = self.shared.open.load(Ordering::Relaxed) && !blocked;
+    fn late(&self, lane: &Lane) -> Published {
+        let (sent, blocked) = (lane.is_open(), self.link.borrow().blocked);
         let why = match (sent, blocked) {
             (true, _) => "the broker did not confirm it",
             (false, true) => "the broker took no messages",

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, Event};
@@ -24,8 +26,8 @@ use crate::telemetry::metrics::ConnectionLabel;
 
 /// How often a connection is looked at, in case that no event told of its end.
 const CHECK: Duration = Duration::from_secs(1);
-/// Frames are no larger than this; the library's buffers are 32 times it, per connection.
-const FRAME_BYTES_MAX: u32 = 32 * 1024;
+/// Attempts under way at once. One against a broker that hangs cannot be taken back, so a new one is begun beside it.
+const ATTEMPTS_MAX: usize = 4;
 /// How long the broker may take to answer the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -161,15 +163,19 @@ impl Supervisor {
         let reconnects = self.metrics.amqp_reconnects.get_or_create_owned(&label);
         let mut stop = self.stop.clone();
         let mut failed = 0_u32;
+        let mut attempts: FuturesUnordered<BoxFuture<'_, _>> = FuturesUnordered::new();
         for attempt in 0_usize.. {
-            let url = &self.settings.urls[attempt % self.settings.urls.len()];
-            let connecting = self.connect(url.expose_secret());
+            if attempts.len() < ATTEMPTS_MAX {
+                let url = &self.settings.urls[attempt % self.settings.urls.len()];
+                attempts.push(Box::pin(self.connect(url.expose_secret())));
+            }
             let result = tokio::select! {
-                result = connecting => result,
+                result = timeout(self.settings.connect_timeout, attempts.next()) => result,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            match result {
+            match result.ok().flatten().unwrap_or_else(|| Err(self.no_answer())) {
                 Ok(connection) => {
+                    attempts.clear();
                     connected.set(1);
                     self.up(connection.clone());
                     if failed > 0 || attempt > 0 {
@@ -218,7 +224,6 @@ impl Supervisor {
         let place = format!("{host}, vhost {:?}, user {user:?}", uri.vhost);
         let heartbeat = u16::try_from(self.settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
         uri.query.heartbeat = Some(heartbeat.max(1));
-        uri.query.frame_max = Some(FRAME_BYTES_MAX);
         uri.query.connection_timeout = u64::try_from(self.settings.connect_timeout.as_millis()).ok();
         let cert_chain = match &self.settings.ca_file {
             Some(file) => Some(read_text(file).await?),
@@ -229,11 +234,13 @@ impl Supervisor {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let runtime = lapin::runtime::default_runtime().map_err(|error| reason(&error))?;
         let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
-        match timeout(self.settings.connect_timeout, connecting).await {
-            Ok(Ok(connection)) => Ok(Arc::new(connection)),
-            Ok(Err(error)) => Err(format!("{place}: {}", reason(&error))),
-            Err(_) => Err(format!("{place}: no answer within {:?}", self.settings.connect_timeout)),
-        }
+        connecting.await.map(Arc::new).map_err(|error| format!("{place}: {}", reason(&error)))
+    }
+
+    fn no_answer(&self) -> String {
+        let status = self.shared.status.lock();
+        let (host, vhost, user) = (&status.host, &status.vhost, &status.user);
+        format!("{host}, vhost {vhost:?}, user {user:?}: no answer within {:?}", self.settings.connect_timeout)
     }
 
     /// Watches a connection to its end. Why it ended, or none if the program is leaving.

@@ -5,259 +5,228 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
-use lapin::{Channel, Confirmation, Connection};
+use lapin::{Channel, Confirmation};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
-use super::super::error::{is_not_found, reason};
 use super::super::ledger::Ledger;
 use super::super::meters::Meters;
-use super::super::supervisor::{Handle, Link};
-use super::{Message, Published, PublisherSettings, Shared};
-use crate::backoff::Backoff;
+use super::{Message, Published, PublisherSettings};
 
-/// How long a channel may take to open and to declare its topology.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A confirm that does not come in this time makes its channel suspect: it is opened anew.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often that is looked after.
-const CHECK: Duration = Duration::from_secs(1);
-/// Requests taken at once.
-const BATCH: usize = 128;
 
-/// A message, and who waits for its confirm.
-pub struct Request {
-    pub message: Arc<dyn Message>,
-    pub reply: oneshot::Sender<Published>,
-}
-
-type Confirm = Pin<Box<dyn Future<Output = Result<Confirmation, lapin::Error>> + Send>>;
-
-/// A message that is not confirmed yet.
-struct Entry {
-    request: Request,
-    /// None while it waits for a channel.
-    confirm: Option<(Confirm, Waker)>,
-    sent_at: Instant,
-}
-
-/// One channel and what is unconfirmed on it, in the order of publishing.
+/// One channel's messages. Whoever publishes enters here and sends at once if it can; the keeper's task does the rest.
 pub struct Lane {
     settings: Arc<PublisherSettings>,
-    link: watch::Receiver<Link>,
-    handle: Handle,
-    backoff: Backoff,
     meters: Arc<Meters>,
-    shared: Arc<Shared>,
-    requests: mpsc::Receiver<Request>,
+    state: Mutex<State>,
+    woken: Arc<Woken>,
+}
+
+/// All messages that somebody waits for, by a number that is their order. Their count is bounded by those who wait: a connection has
+/// no more calls under way than its window.
+struct State {
+    /// None while there is none, or while the broker is blocked.
+    channel: Option<Arc<Channel>>,
     entries: BTreeMap<u64, Entry>,
     next_key: u64,
+    /// Entries from this key on were not sent on the present channel, those before it were.
+    first_unsent: u64,
+    sent: usize,
     ledger: Ledger,
-    woken: Arc<Woken>,
     /// Something was confirmed since the channel opened.
     progress: bool,
     /// Since when the broker was not blocked.
     calm_since: Instant,
 }
 
+type Confirm = Pin<Box<dyn Future<Output = Result<Confirmation, lapin::Error>> + Send>>;
+
+struct Entry {
+    message: Arc<dyn Message>,
+    reply: oneshot::Sender<Published>,
+    /// None while it waits for a channel.
+    confirm: Option<(Confirm, Waker)>,
+    sent_at: Option<Instant>,
+}
+
+/// A message on its way. Dropping it takes the message back, if it was not sent yet.
+pub struct Waiting {
+    lane: Arc<Lane>,
+    key: u64,
+    pub confirmed: oneshot::Receiver<Published>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.lane.leave(self.key);
+    }
+}
+
 impl Lane {
-    pub fn new(
-        settings: Arc<PublisherSettings>,
-        handle: &Handle,
-        backoff: Backoff,
-        meters: Arc<Meters>,
-        shared: Arc<Shared>,
-        requests: mpsc::Receiver<Request>,
-    ) -> Self {
-        Self {
-            settings,
-            link: handle.link.clone(),
-            handle: handle.clone(),
-            backoff,
-            meters,
-            shared,
-            requests,
+    pub fn new(settings: Arc<PublisherSettings>, meters: Arc<Meters>) -> Arc<Self> {
+        let state = State {
+            channel: None,
             entries: BTreeMap::new(),
             next_key: 0,
+            first_unsent: 0,
+            sent: 0,
             ledger: Ledger::default(),
-            woken: Arc::new(Woken::default()),
             progress: false,
             calm_since: Instant::now(),
+        };
+        Arc::new(Self { settings, meters, state: Mutex::new(state), woken: Arc::default() })
+    }
+
+    /// Enters a message behind those that were entered before, and sends it if the window allows.
+    pub fn enter(self: &Arc<Self>, message: Arc<dyn Message>) -> Waiting {
+        let (reply, confirmed) = oneshot::channel();
+        let mut state = self.state.lock();
+        let key = state.next_key;
+        state.next_key += 1;
+        state.entries.insert(key, Entry { message, reply, confirm: None, sent_at: None });
+        self.send_unsent(&mut state);
+        Waiting { lane: self.clone(), key, confirmed }
+    }
+
+    /// True while messages are sent.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().channel.is_some()
+    }
+
+    /// Waits until the broker has said something.
+    pub async fn news(&self) {
+        self.woken.notify.notified().await;
+    }
+
+    /// Sends everything on a new channel, in order.
+    pub fn open(&self, channel: Arc<Channel>) {
+        let mut state = self.state.lock();
+        state.progress = false;
+        state.calm_since = Instant::now();
+        state.channel = Some(channel);
+        self.send_unsent(&mut state);
+    }
+
+    /// Sends nothing for now. What was sent may still be confirmed.
+    pub fn pause(&self) {
+        self.state.lock().channel = None;
+    }
+
+    /// Sends again on the channel that was paused.
+    pub fn resume(&self, channel: Arc<Channel>) {
+        let mut state = self.state.lock();
+        state.calm_since = Instant::now();
+        state.channel = Some(channel);
+        self.send_unsent(&mut state);
+    }
+
+    /// The channel is gone: all is to be sent again, but for what nobody waits for any more. True if anything was confirmed on it.
+    pub fn close(&self) -> bool {
+        let mut state = self.state.lock();
+        let before = state.entries.len();
+        state.channel = None;
+        state.entries.retain(|_, entry| !entry.reply.is_closed());
+        state.entries.values_mut().for_each(|entry| entry.confirm = None);
+        state.ledger.clear();
+        state.first_unsent = 0;
+        self.meters.abandoned.inc_by((before - state.entries.len()) as u64);
+        self.meters.in_flight.dec_by(i64::try_from(state.sent).unwrap_or(i64::MAX));
+        state.sent = 0;
+        self.woken.take();
+        state.progress
+    }
+
+    /// Gives everything up, for the same reason.
+    pub fn refuse_all(&self, published: &Published) {
+        for (_, entry) in std::mem::take(&mut self.state.lock().entries) {
+            // Whoever waited may have given up.
+            let _ = entry.reply.send(published.clone());
         }
     }
 
-    /// Serves requests until the program is leaving, or until the task is aborted.
-    pub async fn run(mut self) {
-        let mut failed = 0;
-        while let Some(connection) = self.connected().await {
-            self.progress = false;
-            let error = match open(&self.settings.clone(), &connection).await {
-                Ok(channel) => {
-                    *self.shared.error.lock() = None;
-                    self.shared.open.store(true, Ordering::Relaxed);
-                    let ended = self.serve(&Arc::new(channel), &connection).await;
-                    self.shared.open.store(false, Ordering::Relaxed);
-                    ended
-                }
-                Err(error) => Some(error),
-            };
-            self.ledger.clear();
-            self.entries.values_mut().for_each(|entry| entry.confirm = None);
-            // With the connection everything goes. The supervisor says so, and waits between attempts.
-            if !connection.status().connected() {
-                match Link::replaced(&mut self.link, &connection).await {
-                    true => continue,
-                    false => return,
-                }
-            }
-            let Some(error) = error else { continue };
-            failed = if self.progress { 1 } else { failed + 1 };
-            self.failed(&error);
-            let pause = self.backoff.delay(failed, None, Duration::MAX, rand::random()).unwrap_or(self.backoff.max);
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Waits for a connection that takes messages. None when the program is leaving.
-    async fn connected(&mut self) -> Option<Arc<Connection>> {
-        let ready = |link: &Link| link.stopped || link.connection.is_some() && !link.blocked;
-        let link = self.link.wait_for(ready).await.ok()?;
-        link.connection.clone()
-    }
-
-    /// Publishes and collects confirms until the channel is of no more use. Why, where the channel itself failed.
-    async fn serve(&mut self, channel: &Arc<Channel>, connection: &Arc<Connection>) -> Option<lapin::Error> {
-        if let Err(error) = self.publish_again(channel) {
-            return Some(error);
-        }
-        let mut batch = Vec::new();
-        let mut check = tokio::time::interval(CHECK);
-        let woken = self.woken.clone();
-        loop {
-            let blocked = self.link.borrow().blocked;
-            let free = if blocked { 0 } else { self.settings.window.saturating_sub(self.entries.len()).min(BATCH) };
-            tokio::select! {
-                () = woken.notify.notified() => {
-                    if let Err(error) = self.collect() {
-                        return Some(error);
-                    }
-                }
-                taken = self.requests.recv_many(&mut batch, free), if free > 0 => {
-                    if taken == 0 {
-                        return None;
-                    }
-                    for request in batch.drain(..) {
-                        self.publish(channel, request);
-                    }
-                }
-                changed = self.link.changed() => {
-                    changed.ok()?;
-                    if !self.link.borrow_and_update().is(connection) {
-                        return None;
-                    }
-                    self.calm_since = Instant::now();
-                }
-                _ = check.tick() => {
-                    if !blocked && self.is_stuck() {
-                        return Some(timed_out("no confirm within 30 s"));
-                    }
-                }
-            }
-        }
-    }
-
-    fn publish(&mut self, channel: &Arc<Channel>, request: Request) {
-        // Nobody waits for it any more, and its sender was told so.
-        if request.reply.is_closed() {
-            self.meters.abandoned.inc();
-            return;
-        }
-        let key = self.next_key;
-        self.next_key += 1;
-        self.entries.insert(key, Entry { request, confirm: None, sent_at: Instant::now() });
-        self.meters.in_flight.inc();
-        self.send(channel, key);
-    }
-
-    /// Sends what a channel before this one left unconfirmed, in its order.
-    fn publish_again(&mut self, channel: &Arc<Channel>) -> Result<(), lapin::Error> {
-        let before = self.entries.len();
-        self.entries.retain(|_, entry| !entry.request.reply.is_closed());
-        let abandoned = before - self.entries.len();
-        self.meters.abandoned.inc_by(abandoned as u64);
-        self.meters.in_flight.dec_by(i64::try_from(abandoned).unwrap_or(i64::MAX));
-        for key in self.entries.keys().copied().collect::<Vec<_>>() {
-            self.meters.repeated.inc();
-            self.send(channel, key);
-        }
-        self.collect()
-    }
-
-    fn send(&mut self, channel: &Arc<Channel>, key: u64) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        let (channel, message) = (channel.clone(), entry.request.message.clone());
-        let exchange = self.settings.exchange.clone();
-        let options = BasicPublishOptions { mandatory: self.settings.mandatory, immediate: false };
-        let confirm: Confirm = Box::pin(async move {
-            let (key, properties) = (message.routing_key().into(), message.properties());
-            channel.basic_publish(exchange.into(), key, options, message.body(), properties).await?.await
-        });
-        entry.sent_at = Instant::now();
-        entry.confirm = Some((confirm, Waker::from(Arc::new(Nudge { key, woken: self.woken.clone() }))));
-        // The first poll hands the frames to the connection: that keeps the order.
-        if let Some(Poll::Ready(result)) = self.poll(key) {
-            let failure = self.complete(key, result).err();
-            self.woken.answered_at_once(failure);
-        }
-    }
-
-    fn poll(&mut self, key: u64) -> Option<Poll<Result<Confirmation, lapin::Error>>> {
-        let (confirm, waker) = self.entries.get_mut(&key)?.confirm.as_mut()?;
-        let polled = confirm.as_mut().poll(&mut Context::from_waker(waker));
-        if polled.is_ready() {
-            self.entries.get_mut(&key)?.confirm = None;
-        }
-        Some(polled)
-    }
-
-    /// Takes everything that the broker has said so far, and tells those who wait.
-    fn collect(&mut self) -> Result<(), lapin::Error> {
-        let mut failed = self.woken.failure();
+    /// Takes everything that the broker has said so far, tells those who wait, and sends what the window now allows.
+    pub fn collect(&self) -> Result<(), lapin::Error> {
+        let mut state = self.state.lock();
+        let mut failed = None;
         loop {
             let keys = self.woken.take();
             if keys.is_empty() {
                 break;
             }
             for key in keys {
-                if let Some(Poll::Ready(result)) = self.poll(key)
-                    && let Err(error) = self.complete(key, result)
-                {
-                    failed = Some(error);
-                }
+                failed = state.poll(key).or(failed);
             }
         }
-        let Self { ledger, entries, meters, progress, .. } = self;
-        ledger.decide(|key, published| {
-            let Some(entry) = entries.remove(&key) else { return };
-            *progress = true;
-            meters.in_flight.dec();
-            meters.confirm_duration.observe(entry.sent_at.elapsed().as_secs_f64());
-            match &published {
-                Published::Confirmed => meters.confirmed.inc(),
-                Published::Returned { .. } => meters.returned.inc(),
-                _ => meters.nacked.inc(),
-            };
-            // Whoever waited may have given up.
-            let _ = entry.request.reply.send(published);
-        });
+        state.decide(&self.meters);
+        self.send_unsent(&mut state);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// True if the oldest message waits for its confirm for too long.
+    pub fn is_stuck(&self) -> bool {
+        let state = self.state.lock();
+        let oldest = state.entries.values().next().and_then(|entry| entry.sent_at);
+        state.channel.is_some() && oldest.is_some_and(|at| at.max(state.calm_since).elapsed() > CONFIRM_TIMEOUT)
+    }
+
+    /// Whoever entered this message does not wait any more. If it was sent, the broker may have it: its confirm is awaited.
+    fn leave(&self, key: u64) {
+        let mut state = self.state.lock();
+        if key >= state.first_unsent && state.entries.remove(&key).is_some() {
+            self.meters.abandoned.inc();
+        }
+    }
+
+    fn send_unsent(&self, state: &mut State) {
+        let Some(channel) = state.channel.clone() else { return };
+        while state.sent < self.settings.window {
+            let first_unsent = state.first_unsent;
+            let Some((&key, entry)) = state.entries.range_mut(first_unsent..).next() else { return };
+            state.first_unsent = key + 1;
+            if entry.sent_at.is_some() {
+                self.meters.repeated.inc();
+            }
+            entry.confirm = Some((
+                confirm_of(&self.settings, &channel, &entry.message),
+                Waker::from(Arc::new(Nudge { key, woken: self.woken.clone() })),
+            ));
+            entry.sent_at = Some(Instant::now());
+            state.sent += 1;
+            self.meters.in_flight.inc();
+            // The first poll hands the frames to the connection: that keeps the order. What is answered at once is collected later.
+            if state.is_answered_at_once(key) {
+                self.woken.push(key);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Polls one confirm and enters what it says. The error of a channel that failed.
+    fn poll(&mut self, key: u64) -> Option<lapin::Error> {
+        let entry = self.entries.get_mut(&key)?;
+        let (confirm, waker) = entry.confirm.as_mut()?;
+        let Poll::Ready(result) = confirm.as_mut().poll(&mut Context::from_waker(waker)) else { return None };
+        entry.confirm = None;
+        self.complete(key, result).err()
+    }
+
+    /// The first poll. An answer that is there already is kept for the next one.
+    fn is_answered_at_once(&mut self, key: u64) -> bool {
+        let Some((confirm, waker)) = self.entries.get_mut(&key).and_then(|entry| entry.confirm.as_mut()) else {
+            return false;
+        };
+        let Poll::Ready(result) = confirm.as_mut().poll(&mut Context::from_waker(waker)) else { return false };
+        *confirm = Box::pin(std::future::ready(result));
+        true
     }
 
     fn complete(&mut self, key: u64, result: Result<Confirmation, lapin::Error>) -> Result<(), lapin::Error> {
@@ -269,59 +238,46 @@ impl Lane {
         self.ledger.completed(key, acked);
         if let Some(returned) = returned {
             let id = returned.delivery.properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
-            let named = self.entries.iter().find(|(_, entry)| !id.is_empty() && entry.request.message.id() == id);
+            let named = self.entries.iter().find(|(_, entry)| !id.is_empty() && entry.message.id() == id);
             let owner = named.map_or(key, |(owner, _)| *owner);
             self.ledger.returned(owner, returned.reply_text.as_str().to_owned());
         }
         Ok(())
     }
 
-    fn is_stuck(&self) -> bool {
-        let oldest = self.entries.values().next();
-        oldest.is_some_and(|entry| entry.sent_at.max(self.calm_since).elapsed() > CONFIRM_TIMEOUT)
-    }
-
-    /// The channel failed while its connection lives.
-    fn failed(&mut self, error: &lapin::Error) {
-        let Self { settings, .. } = self;
-        let text = format!("exchange {:?} in {}: {}", settings.exchange, self.handle.place(), reason(error));
-        if settings.missing_is_final && is_not_found(error) {
-            self.meters.in_flight.dec_by(i64::try_from(self.entries.len()).unwrap_or(i64::MAX));
-            for (_, entry) in std::mem::take(&mut self.entries) {
-                // Whoever waited may have given up.
-                let _ = entry.request.reply.send(Published::Missing { reason: text.clone() });
-            }
-            while let Ok(request) = self.requests.try_recv() {
-                let _ = request.reply.send(Published::Missing { reason: text.clone() });
-            }
-        }
-        let mut known = self.shared.error.lock();
-        // The same failure again is not said again.
-        if known.as_ref() != Some(&text) {
-            tracing::error!(upstream = &*settings.name, "cannot publish: {text}; trying again");
-        }
-        *known = Some(text);
+    fn decide(&mut self, meters: &Meters) {
+        let Self { ledger, entries, sent, progress, .. } = self;
+        ledger.decide(|key, published| {
+            let Some(entry) = entries.remove(&key) else { return };
+            *progress = true;
+            *sent -= 1;
+            meters.in_flight.dec();
+            let took = entry.sent_at.map(|at| at.elapsed()).unwrap_or_default();
+            meters.confirm_duration.observe(took.as_secs_f64());
+            match &published {
+                Published::Confirmed => meters.confirmed.inc(),
+                Published::Returned { .. } => meters.returned.inc(),
+                _ => meters.nacked.inc(),
+            };
+            // Whoever waited may have given up.
+            let _ = entry.reply.send(published);
+        });
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.meters.in_flight.dec_by(i64::try_from(self.entries.len()).unwrap_or(i64::MAX));
+        self.meters.in_flight.dec_by(i64::try_from(self.state.get_mut().sent).unwrap_or(i64::MAX));
     }
 }
 
-async fn open(settings: &PublisherSettings, connection: &Connection) -> Result<Channel, lapin::Error> {
-    let open = async {
-        let channel = connection.create_channel().await?;
-        settings.topology.apply(&channel, &settings.exchange).await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
-    };
-    timeout(OPEN_TIMEOUT, open).await.unwrap_or_else(|_| Err(timed_out("no answer from the broker")))
-}
-
-fn timed_out(what: &str) -> lapin::Error {
-    std::io::Error::new(std::io::ErrorKind::TimedOut, what).into()
+fn confirm_of(settings: &Arc<PublisherSettings>, channel: &Arc<Channel>, message: &Arc<dyn Message>) -> Confirm {
+    let (settings, channel, message) = (settings.clone(), channel.clone(), message.clone());
+    Box::pin(async move {
+        let options = BasicPublishOptions { mandatory: settings.mandatory, immediate: false };
+        let (exchange, key) = (settings.exchange.as_str().into(), message.routing_key().into());
+        channel.basic_publish(exchange, key, options, message.body(), message.properties()).await?.await
+    })
 }
 
 /// Which publishes have news. A confirm's waker enters its key before the next confirm can complete, so whoever sees one confirm
@@ -329,7 +285,6 @@ fn timed_out(what: &str) -> lapin::Error {
 #[derive(Default)]
 struct Woken {
     keys: Mutex<Vec<u64>>,
-    failure: Mutex<Option<lapin::Error>>,
     notify: Notify,
 }
 
@@ -341,17 +296,6 @@ impl Woken {
 
     fn take(&self) -> Vec<u64> {
         std::mem::take(&mut *self.keys.lock())
-    }
-
-    fn answered_at_once(&self, failure: Option<lapin::Error>) {
-        if failure.is_some() {
-            *self.failure.lock() = failure;
-        }
-        self.notify.notify_one();
-    }
-
-    fn failure(&self) -> Option<lapin::Error> {
-        self.failure.lock().take()
     }
 }
 

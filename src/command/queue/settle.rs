@@ -1,7 +1,7 @@
 //! What a queue's message still needs before it can be acked: a copy in the dead-letter queue, or another node's receipt for it. Must
 //! not know what a command means.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,11 @@ pub const QUEUE_HEADER: &str = "holdfast-queue";
 const OUTCOME_HEADER: &str = "holdfast-outcome";
 /// The `type` of a receipt.
 const RECEIPT: &str = "holdfast.receipt";
+
+/// Headers travel in one frame, which the broker bounds (128 KiB unless configured). A message whose own leave no room for ours keeps
+/// only those that say where it goes.
+const HEADERS_BYTES_MAX: usize = 64 * 1024;
+const ROUTING_HEADERS: [&str; 5] = ["to-connection", "to-group", "to-user", "to-all", "traceparent"];
 
 const PERSISTENT: u8 = 2;
 const WINDOW: usize = 1024;
@@ -199,7 +204,15 @@ struct Copy {
 
 impl Copy {
     fn new(delivery: &Delivery, routing_key: &str, added: &[(&'static str, &str)]) -> Self {
-        let mut headers = delivery.properties().headers().clone().unwrap_or_default();
+        let theirs = delivery.properties().headers().clone().unwrap_or_default();
+        // What is shown for people is longer than what goes over the wire.
+        let mut headers = match format!("{theirs:?}").len() <= HEADERS_BYTES_MAX {
+            true => theirs,
+            false => {
+                let kept = theirs.into_iter().filter(|(name, _)| ROUTING_HEADERS.contains(&name.as_str()));
+                kept.map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>().into()
+            }
+        };
         for (name, value) in added {
             headers.insert((*name).into(), AMQPValue::LongString((*value).into()));
         }

@@ -12,7 +12,7 @@ const LIST: &str = "application/vnd.holdfast.commands+json";
 /// A node that consumes `name`.commands, and whose clients are told their ID by the events that they cause in the queue `name`.
 async fn node(broker: &Broker, name: &str, more: &str, endpoint: &str) -> Holdfast {
     let app = format!("exchange: \"\", routing_key: {name}, queues: {{{name}: {{type: classic}}}}");
-    let routes = format!("routes: [{{event: \"*\", upstream: app}}]\n{endpoint}");
+    let routes = format!("routes: [{{event: \"*\", upstream: app, ack: true}}]\n{endpoint}");
     let yaml = amqp_yaml(&broker.url, &format!("{}\n{more}", commands(name)), &app, &routes);
     Holdfast::start_yaml(&yaml, &[("push.json", r#"{"required":["ok"]}"#)]).await.with_broker().await
 }
@@ -21,6 +21,7 @@ async fn node(broker: &Broker, name: &str, more: &str, endpoint: &str) -> Holdfa
 async fn client(holdfast: &Holdfast, broker: &Broker, name: &str) -> (Client, String) {
     let mut client = holdfast.connect().await;
     client.send(r#"{"type":"hello"}"#).await;
+    assert_eq!(client.json().await["type"], "ack");
     let id = take(&broker.channel().await, name).await.header("ce-connectionid");
     (client, id)
 }
@@ -63,6 +64,7 @@ async fn a_header_names_the_target_and_a_list_does_the_rest() {
         assert_eq!(client.text().await, "to all");
     }
     one.send(r#"{"type":"again"}"#).await;
+    assert_eq!(one.json().await["type"], "ack");
     assert_eq!(take(&channel, &name).await.header("ce-context"), "seen");
     publish(
         &channel,
@@ -111,10 +113,15 @@ async fn poison_goes_to_the_dead_letter_queue_with_its_reason_and_never_comes_ba
         assert_eq!((taken.body.as_str(), taken.id()), (body, "their-own-id"));
         assert_eq!(taken.header("holdfast-queue"), queue);
     }
+    // Headers that fill the frame leave no room for the reason: they are left behind.
+    let vast = "x".repeat(130_000);
+    publish(&channel, &queue, typed("text/plain"), &[("to-whom", "it may concern"), ("vast", &vast)], "x").await;
+    let (taken, reason) = dead(broker, &name).await;
+    assert!(reason.contains("expected a header to-connection") && taken.header("vast").is_empty(), "{reason}");
     publish(&channel, &queue, typed("application/json"), &[("to-connection", &id)], r#"{"ok":1}"#).await;
     assert_eq!(one.text().await, r#"{"ok":1}"#, "the queue goes on");
     let label = "holdfast_amqp_settled_total{queue=\"commands\",outcome=\"dead_lettered\"";
-    assert_eq!(holdfast.metric(label).await, 8.0);
+    assert_eq!(holdfast.metric(label).await, 9.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
