@@ -63,6 +63,11 @@ impl Delivery {
         self.inner.properties.kind().as_ref().map(ShortString::as_str)
     }
 
+    /// False once the channel that it came by is gone: then the broker gives it to somebody else.
+    pub fn is_ours(&self) -> bool {
+        self.inner.acker.usable()
+    }
+
     /// Gives the message up for good: it was carried out.
     pub fn ack(self) {
         // The first poll sends the ack. If it is lost with the connection, the broker delivers the message again.

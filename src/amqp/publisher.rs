@@ -39,8 +39,8 @@ pub struct PublisherSettings {
 
 /// A message that can be sent more than once.
 pub trait Message: Send + Sync {
-    /// The `message_id`, by which a returned message is known.
-    fn id(&self) -> &str;
+    /// True if these are the properties of this very message, which the broker returned.
+    fn is_returned(&self, properties: &BasicProperties) -> bool;
     /// At most 255 bytes.
     fn routing_key(&self) -> &str;
     fn body(&self) -> &[u8];

@@ -1,20 +1,25 @@
 //! Keeps one connection to the broker up: hosts in turn, backoff with jitter, credentials read anew, heartbeats, blocked or not.
 //! Must not know what goes over it.
 
+use std::collections::HashSet;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, Event};
 use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use secrecy::ExposeSecret as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 
 use super::BrokerSettings;
 use super::error::reason;
@@ -26,8 +31,8 @@ use crate::telemetry::metrics::ConnectionLabel;
 
 /// How often a connection is looked at, in case that no event told of its end.
 const CHECK: Duration = Duration::from_secs(1);
-/// Attempts under way at once. One against a broker that hangs cannot be taken back, so a new one is begun beside it.
-const ATTEMPTS_MAX: usize = 4;
+/// AMQP's own first words, which a broker answers.
+const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 /// How long the broker may take to answer the close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -163,19 +168,15 @@ impl Supervisor {
         let reconnects = self.metrics.amqp_reconnects.get_or_create_owned(&label);
         let mut stop = self.stop.clone();
         let mut failed = 0_u32;
-        let mut attempts: FuturesUnordered<BoxFuture<'_, _>> = FuturesUnordered::new();
+        let mut hung = HashSet::new();
         for attempt in 0_usize.. {
-            if attempts.len() < ATTEMPTS_MAX {
-                let url = &self.settings.urls[attempt % self.settings.urls.len()];
-                attempts.push(Box::pin(self.connect(url.expose_secret())));
-            }
+            let url = attempt % self.settings.urls.len();
             let result = tokio::select! {
-                result = timeout(self.settings.connect_timeout, attempts.next()) => result,
+                result = self.attempt(url, &mut hung) => result,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            match result.ok().flatten().unwrap_or_else(|| Err(self.no_answer())) {
+            match result {
                 Ok(connection) => {
-                    attempts.clear();
                     connected.set(1);
                     self.up(connection.clone());
                     if failed > 0 || attempt > 0 {
@@ -203,7 +204,27 @@ impl Supervisor {
         self.link.send_replace(Link { stopped: true, ..Link::default() });
     }
 
-    /// One attempt at one host. The error names host, vhost and user.
+    /// One attempt within its time. The library's thread goes on with a handshake that nobody answers, so that a host that hung
+    /// before must first show that it answers at all.
+    async fn attempt(&self, url: usize, hung: &mut HashSet<usize>) -> Result<Arc<Connection>, String> {
+        let text = self.settings.urls[url].expose_secret();
+        let within = self.settings.connect_timeout;
+        if hung.contains(&url) {
+            let uri = parse_url(text)?;
+            match timeout(within, answers(&uri)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(format!("{}:{}: {error}", uri.authority.host, uri.authority.port)),
+                Err(_) => return Err(self.no_answer()),
+            }
+            hung.remove(&url);
+        }
+        timeout(within, self.connect(text)).await.unwrap_or_else(|_| {
+            hung.insert(url);
+            Err(self.no_answer())
+        })
+    }
+
+    /// Connects to one host. The error names host, vhost and user.
     async fn connect(&self, url: &str) -> Result<Arc<Connection>, String> {
         let mut uri = parse_url(url)?;
         let credentials = [
@@ -224,7 +245,6 @@ impl Supervisor {
         let place = format!("{host}, vhost {:?}, user {user:?}", uri.vhost);
         let heartbeat = u16::try_from(self.settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
         uri.query.heartbeat = Some(heartbeat.max(1));
-        uri.query.connection_timeout = u64::try_from(self.settings.connect_timeout.as_millis()).ok();
         let cert_chain = match &self.settings.ca_file {
             Some(file) => Some(read_text(file).await?),
             None => None,
@@ -325,9 +345,32 @@ impl Supervisor {
 
 /// Parses a URL; the error never shows it.
 pub fn parse_url(url: &str) -> Result<AMQPUri, String> {
-    let uri: AMQPUri = url.parse().map_err(|error| format!("not an AMQP URL: {error}"))?;
+    // The library's own words hold the whole URL, password and all.
+    let uri: AMQPUri = url.parse().map_err(|_: String| "not an AMQP URL")?;
+    match uri.vhost.len() {
+        0..=255 => Ok(uri),
+        len => Err(format!("expected a virtual host of at most 255 bytes, found {len}")),
+    }
+}
+
+/// Returns once a host has said anything at all.
+async fn answers(uri: &AMQPUri) -> io::Result<()> {
+    let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
     match uri.scheme {
-        AMQPScheme::AMQP | AMQPScheme::AMQPS => Ok(uri),
+        AMQPScheme::AMQP => {
+            stream.write_all(PROTOCOL_HEADER).await?;
+            stream.read_u8().await.map(drop)
+        }
+        AMQPScheme::AMQPS => {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let config = config.map_err(io::Error::other)?.with_root_certificates(RootCertStore::empty());
+            let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+            let name = ServerName::try_from(uri.authority.host.clone()).map_err(io::Error::other)?;
+            // It trusts nobody, so that it fails; but only after the other side has spoken.
+            let _ = connector.connect(name, stream).await;
+            Ok(())
+        }
     }
 }
 

@@ -4,6 +4,9 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
+/// How often a message may come back: restarts of consumers count too.
+const DELIVERY_LIMIT: i32 = 100;
+
 /// How an exchange or a queue comes to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Declare {
@@ -33,6 +36,8 @@ pub struct QueueSettings {
     pub kind: QueueKind,
     /// Bound to the topology's exchange by this key.
     pub bind: Option<String>,
+    /// Where a quorum queue itself puts a message that came back too often: one that no consumer survives.
+    pub dead_letters: Option<String>,
 }
 
 /// An exchange and queues, declared together.
@@ -83,6 +88,12 @@ async fn declare_queue(
         QueueKind::Quorum => {
             options.durable = true;
             arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+            if let Some(dead_letters) = &queue.dead_letters {
+                arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+                arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+                let key = AMQPValue::LongString(dead_letters.as_str().into());
+                arguments.insert("x-dead-letter-routing-key".into(), key);
+            }
         }
     }
     channel.queue_declare(queue.name.as_str().into(), options, arguments).await?;

@@ -1,10 +1,11 @@
 //! Commands that come in by RabbitMQ: from the queue that nodes share, and from the node's own, where workers answer. A message is
 //! acked when it is carried out, and never lost in between. Must not know how the broker's connections are kept up.
 
+mod held;
 mod order;
 mod settle;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,18 +17,22 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::amqp::{Broker, Consumer, ConsumerSettings, Declare, Delivery, QueueKind};
-use crate::amqp::{QueueSettings, Topology, node_queue};
+use crate::amqp::{QueueSettings, Topology};
 use crate::deliver::{Deliver, Outcome};
 use crate::ids::{ConnectionId, NodeId};
 use crate::message::{Command, Payload, Target, Traceparent};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{QueueLabel, QueueOutcome};
 use crate::telemetry::{Metrics, Span, Spans};
+use held::HeldBack;
 use order::{Head, Order};
 use settle::{Copies, FROM_HEADER, Settled};
 
 /// How often commands for slow clients are offered again.
 const OFFER_AGAIN: Duration = Duration::from_millis(20);
+
+/// Commands of one list whose faults are named.
+const FAULTS_MAX: usize = 10;
 
 /// What becomes of a command whose connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,13 @@ pub struct CommandsSettings {
     pub gone: Gone,
     /// Where a command goes that cannot be carried out; without one it is rejected, and the queue's own policy counts.
     pub dead_letter_queue: Option<String>,
+}
+
+impl CommandsSettings {
+    /// The fanout exchange to which the own queue of every node is bound that shares a commands queue; none where none is shared.
+    pub fn nodes_exchange(&self) -> String {
+        self.queue.as_ref().map(|queue| format!("{queue}.nodes")).unwrap_or_default()
+    }
 }
 
 /// Both queues of a node, being consumed.
@@ -84,7 +96,7 @@ impl CommandQueues {
             spans: spans.clone(),
             meters: Meters::new(source, metrics),
             metrics: metrics.clone(),
-            held: HashMap::new(),
+            held: HeldBack::new(usize::from(settings.prefetch)),
             under_way: FuturesUnordered::new(),
         };
         let own = make(Source::Node, node_consumer(broker, &settings));
@@ -105,7 +117,8 @@ impl CommandQueues {
 }
 
 fn shared_consumer(queue: &str, settings: &CommandsSettings) -> ConsumerSettings {
-    let shared = QueueSettings { name: queue.to_owned(), kind: settings.kind, bind: None };
+    let dead_letters = settings.dead_letter_queue.clone();
+    let shared = QueueSettings { name: queue.to_owned(), kind: settings.kind, bind: None, dead_letters };
     ConsumerSettings {
         queue: queue.to_owned(),
         exchange: String::new(),
@@ -116,19 +129,19 @@ fn shared_consumer(queue: &str, settings: &CommandsSettings) -> ConsumerSettings
 
 fn node_consumer(broker: &Broker, settings: &CommandsSettings) -> ConsumerSettings {
     let queue = broker.node_queue().to_string();
-    let own = QueueSettings { name: queue.clone(), kind: QueueKind::Exclusive, bind: Some(String::new()) };
+    let own = QueueSettings {
+        name: queue.clone(),
+        kind: QueueKind::Exclusive,
+        bind: Some(String::new()),
+        dead_letters: None,
+    };
     ConsumerSettings {
         queue,
-        exchange: nodes_exchange(settings),
+        exchange: settings.nodes_exchange(),
         // A queue named by the node cannot be there before it.
         topology: Topology { declare: Declare::Make, exchange_type: "fanout".into(), queues: vec![own] },
         prefetch: settings.prefetch,
     }
-}
-
-/// The fanout exchange to which the own queue of every node is bound that shares a commands queue; none where none is shared.
-fn nodes_exchange(settings: &CommandsSettings) -> String {
-    settings.queue.as_ref().map(|queue| format!("{queue}.nodes")).unwrap_or_default()
 }
 
 /// Which queue messages come from.
@@ -138,13 +151,6 @@ enum Source {
     Commands,
     /// The node's own: replies of workers, and what other nodes hand over. Nothing is handed on from here.
     Node,
-}
-
-/// A message that waits for its client to read.
-struct Held {
-    delivery: Delivery,
-    payload: Payload,
-    until: Instant,
 }
 
 struct CommandQueue {
@@ -158,26 +164,45 @@ struct CommandQueue {
     spans: Spans,
     meters: Meters,
     metrics: Arc<Metrics>,
-    /// In order, by connection. Bounded by the prefetch, as is `under_way`: everything here is not acked yet.
-    held: HashMap<ConnectionId, VecDeque<Held>>,
+    /// What waits for slow clients.
+    held: HeldBack<Held>,
+    /// What is being handed on or dead-lettered.
     under_way: FuturesUnordered<BoxFuture<'static, (Delivery, Settled)>>,
 }
 
+/// A message that waits for its client to read, or behind one that does.
+struct Held {
+    delivery: Delivery,
+    work: Work,
+    until: Instant,
+}
+
+enum Work {
+    Send(Payload),
+    List { commands: Vec<Command>, sender: Option<ConnectionId> },
+}
+
 impl CommandQueue {
+    /// Consumes until the program is leaving. Once `stop` is done nothing more is taken, and what was taken is settled.
     async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        let mut stopped = false;
         let mut again = interval(OFFER_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        // Messages of a channel that is gone come again by the next one, while their copies may still be under way.
+        let most = usize::from(self.settings.prefetch) * 2;
+        while !stopped || !self.held.is_empty() || !self.under_way.is_empty() {
+            let takes = !stopped && self.under_way.len() + self.held.len() < most;
             tokio::select! {
-                delivery = self.consumer.next() => match delivery {
+                delivery = self.consumer.next(), if takes => match delivery {
                     Some(delivery) => self.take(delivery),
                     None => return,
                 },
                 Some((delivery, settled)) = self.under_way.next() => self.settle(delivery, settled),
                 _ = again.tick(), if !self.held.is_empty() => self.offer_again(),
-                () = &mut stop => return,
+                () = &mut stop, if !stopped => stopped = true,
             }
+            self.metrics.amqp_held.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
         }
     }
 
@@ -211,33 +236,53 @@ impl CommandQueue {
                 let command = Command::Send { to, except: Vec::new(), payload };
                 self.run_all(delivery, &[command], None);
             }
-            Ok(Order::List { commands, sender }) => self.run_all(delivery, &commands, sender.as_ref()),
+            Ok(Order::List { commands, sender }) => self.run_list(delivery, commands, sender),
         }
     }
 
     fn send_to_one(&mut self, delivery: Delivery, id: ConnectionId, payload: Payload) {
         if id.node() != self.node {
             return match self.source {
-                Source::Commands => self.forward(delivery, Some(id.node())),
+                Source::Commands => self.hand_on(delivery, BTreeSet::from([id.node()]), false, None),
                 Source::Node => self.settle(delivery, Settled::Gone),
             };
         }
-        let held = Held { delivery, payload, until: Instant::now() + self.settings.wait };
-        match self.held.get_mut(&id) {
-            // Behind what waits already: order is kept.
-            Some(queue) => queue.push_back(held),
-            None => {
-                if let Some(held) = self.offer(&id, held) {
-                    self.held.insert(id, VecDeque::from([held]));
-                }
-            }
+        let held = Held { delivery, work: Work::Send(payload), until: Instant::now() + self.settings.wait };
+        // Behind what waits already: order is kept.
+        let held = if self.held.has(&id) { Some(held) } else { self.offer(&id, held) };
+        if let Some(held) = held {
+            self.hold(id, held);
         }
-        self.metrics.amqp_held.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Runs a list, but not before what waits for a connection that it names.
+    fn run_list(&mut self, delivery: Delivery, commands: Vec<Command>, sender: Option<ConnectionId>) {
+        let named = commands.iter().filter_map(|command| connection_of(command, sender.as_ref()));
+        match named.into_iter().find(|id| self.held.has(id)).copied() {
+            Some(id) => {
+                let work = Work::List { commands, sender };
+                self.hold(id, Held { delivery, work, until: Instant::now() + self.settings.wait });
+            }
+            None => self.run_all(delivery, &commands, sender.as_ref()),
+        }
+    }
+
+    fn hold(&mut self, id: ConnectionId, held: Held) {
+        if let Err(held) = self.held.push(id, held) {
+            self.settle(held.delivery, Settled::Refused(words(&Outcome::Full)));
+        }
     }
 
     /// Offers a payload to its client. Given back if the client does not read fast enough and there is time left.
     fn offer(&mut self, id: &ConnectionId, held: Held) -> Option<Held> {
-        match self.deliver.offer(id, held.payload.clone()) {
+        let payload = match held.work {
+            Work::Send(ref payload) => payload.clone(),
+            Work::List { commands, sender } => {
+                self.run_all(held.delivery, &commands, sender.as_ref());
+                return None;
+            }
+        };
+        match self.deliver.offer(id, payload) {
             Outcome::Full if Instant::now() < held.until => return Some(held),
             Outcome::Queued => self.settle(held.delivery, Settled::Acked),
             Outcome::Gone => self.settle(held.delivery, Settled::Gone),
@@ -247,55 +292,68 @@ impl CommandQueue {
     }
 
     fn offer_again(&mut self) {
-        for (id, mut queue) in std::mem::take(&mut self.held) {
+        for (id, mut queue) in self.held.take_all() {
             while let Some(held) = queue.pop_front() {
+                // What went back to the broker with its channel comes again.
+                if !held.delivery.is_ours() {
+                    continue;
+                }
                 if let Some(held) = self.offer(&id, held) {
                     queue.push_front(held);
                     break;
                 }
             }
-            if !queue.is_empty() {
-                self.held.insert(id, queue);
-            }
+            self.held.put_back(id, queue);
         }
-        self.metrics.amqp_held.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
     }
 
     /// Carries out what concerns this node's connections, and hands the rest to the others.
     fn run_all(&mut self, delivery: Delivery, commands: &[Command], sender: Option<&ConnectionId>) {
-        let (mut gone, mut faults, mut others) = (0, Vec::new(), false);
+        let (mut here, mut gone, mut faults) = (0, 0, Vec::new());
+        let (mut nodes, mut everywhere) = (BTreeSet::new(), false);
         for (at, command) in commands.iter().enumerate() {
-            let place = place_of(command, sender, self.node);
-            others |= place != Place::Here;
-            if place == Place::Elsewhere {
-                continue;
+            match connection_of(command, sender) {
+                Some(id) if id.node() != self.node => {
+                    nodes.insert(id.node());
+                    continue;
+                }
+                Some(_) => {}
+                None => everywhere = true,
             }
+            here += 1;
             match self.deliver.run(command, sender) {
                 Outcome::Gone => gone += 1,
                 Outcome::Written | Outcome::Queued | Outcome::Done | Outcome::Many(_) => {}
-                refused => faults.push(format!("command {at}: {}", words(&refused))),
+                refused if faults.len() < FAULTS_MAX => faults.push(format!("command {at}: {}", words(&refused))),
+                _ => {}
             }
         }
-        if !faults.is_empty() {
-            self.settle(delivery, Settled::Refused(faults.join("; ")));
-        } else if others && self.source == Source::Commands {
-            self.forward(delivery, None);
-        } else if gone > 0 && gone == commands.len() {
-            self.settle(delivery, Settled::Gone);
-        } else {
-            self.settle(delivery, Settled::Acked);
+        let settled = match here {
+            _ if !faults.is_empty() => Some(Settled::Refused(faults.join("; "))),
+            0 => None,
+            here if gone == here => Some(Settled::Gone),
+            _ => Some(Settled::Acked),
+        };
+        if self.source == Source::Commands && (everywhere || !nodes.is_empty()) {
+            return self.hand_on(delivery, nodes, everywhere, settled);
         }
+        self.settle(delivery, settled.unwrap_or(Settled::Acked));
     }
 
-    /// Hands a message to one node, or to all.
-    fn forward(&mut self, delivery: Delivery, node: Option<NodeId>) {
+    /// Hands a message to these nodes, each of which says what became of it, or to all, which cannot. `here` is what became of it on
+    /// this node.
+    fn hand_on(&mut self, delivery: Delivery, nodes: BTreeSet<NodeId>, to_all: bool, here: Option<Settled>) {
         let copies = self.copies.clone();
         self.under_way.push(Box::pin(async move {
-            let settled = match node {
-                Some(node) => copies.hand_over(&delivery, &node_queue(node)).await,
-                None => copies.forward_to_all(&delivery).await,
-            };
-            (delivery, settled)
+            let mut settled: Vec<Settled> = here.into_iter().collect();
+            if to_all {
+                settled.push(copies.clone().hand_to_all(&delivery).await);
+            } else {
+                for node in nodes {
+                    settled.push(copies.clone().hand_over(&delivery, node).await);
+                }
+            }
+            (delivery, Settled::of_all(settled))
         }));
     }
 
@@ -319,11 +377,17 @@ impl CommandQueue {
     }
 
     fn settle(&mut self, delivery: Delivery, settled: Settled) {
+        let settled = settled.with_reason_cut();
         let is_reported = settled == Settled::Reported;
-        if self.source == Source::Node && !is_reported && self.copies.wants_receipt(&delivery) {
+        if self.source == Source::Node
+            && settled != Settled::Stale
+            && !is_reported
+            && self.copies.wants_receipt(&delivery)
+        {
             return self.report(delivery, settled);
         }
         match settled {
+            Settled::Stale => {}
             Settled::Refused(reason) => self.dead_letter(delivery, reason),
             Settled::Acked | Settled::Reported => {
                 self.meters.acked.inc();
@@ -370,26 +434,18 @@ impl CommandQueue {
     }
 }
 
-/// Where the connections are that a command is for.
-#[derive(PartialEq, Eq)]
-enum Place {
-    Here,
-    Elsewhere,
-    Everywhere,
-}
-
-fn place_of(command: &Command, sender: Option<&ConnectionId>, node: NodeId) -> Place {
-    let one = match command {
+/// The connection that a command is for; none for one that is for a user, a group or all.
+fn connection_of<'a>(command: &'a Command, sender: Option<&'a ConnectionId>) -> Option<&'a ConnectionId> {
+    match command {
         Command::Send { to, .. } | Command::Close { to, .. } => match to {
-            Target::User(_) | Target::Group(_) | Target::All => return Place::Everywhere,
+            Target::User(_) | Target::Group(_) | Target::All => None,
             Target::Connection(id) => Some(id),
             Target::Sender => sender,
         },
         Command::Join { connection, .. } | Command::Leave { connection, .. } | Command::Context { connection, .. } => {
             connection.as_ref().or(sender)
         }
-    };
-    if one.is_some_and(|id| id.node() != node) { Place::Elsewhere } else { Place::Here }
+    }
 }
 
 /// Why a command was not carried out, for the dead-letter queue.

@@ -194,6 +194,9 @@ fn every_kind_of_problem_with_rabbitmq_is_named() {
         ("routing_key: y", "routing_key: y, declare: maybe", "expected true or passive or false"),
         ("routing_key: y", "routing_key: y, queues: {a: {type: lazy}}", "expected quorum or classic"),
         (", routing_key: y", "", "upstreams.q.amqp.routing_key: missing"),
+        ("exchange: x", "exchange: \"{event}\"", "clients could make any number; write `declare: passive`"),
+        ("url: \"amqp://u:hunter2-hunter2@h\"", "url: \"u:hunter2-hunter2@h/vh\"", "not an AMQP URL"),
+        ("url: \"amqp://u:hunter2-hunter2@h\"", "url: \"amqp:u:hunter2-hunter2@h\"", "not an AMQP URL"),
         ("q: {amqp", "q: {http: {url: \"http://h/\"}, amqp", "not both"),
         (
             "path: /ws",
@@ -226,6 +229,14 @@ fn connect_is_a_name_or_a_map_and_a_broker_is_restart_only() {
     let (old, new) = (broker("amqp://a@h/%2f"), broker("amqp://b@h/%2f"));
     assert_eq!(restart_only_changes(&old, &new), ["rabbitmq"]);
     assert!(restart_only_changes(&old, &old.clone()).is_empty());
+    let long = |key: &str, len: usize| {
+        let text = format!("rabbitmq: {{url: \"amqp://h\", {key}: {}}}\nupstreams:", "q".repeat(len));
+        lines(&with("upstreams:", &text)).len()
+    };
+    assert_eq!((long("commands_queue", 249), long("commands_queue", 250)), (0, 1), "with `.nodes` behind it");
+    assert_eq!((long("dead_letter_queue", 255), long("dead_letter_queue", 256)), (0, 1));
+    let vhost = format!("rabbitmq: {{url: \"amqp://h/{}\"}}\nupstreams:", "v".repeat(256));
+    assert!(lines(&with("upstreams:", &vhost))[0].contains("at most 255 bytes"));
     let settings = old.rabbitmq.expect("a broker");
     assert_eq!(settings.commands.queue.as_deref(), Some("holdfast.commands"));
     assert_eq!(settings.commands.dead_letter_queue.as_deref(), Some("holdfast.commands.dead"));

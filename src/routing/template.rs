@@ -102,6 +102,12 @@ impl Template {
         }
     }
 
+    /// True if no part of it comes from outside the configuration.
+    pub fn is_own(&self) -> bool {
+        let is_own = |part: &Part| matches!(part, Part::Literal(_) | Part::Value { source: Source::Endpoint, .. });
+        self.parts.iter().all(is_own)
+    }
+
     /// Fills the template. Parses the message only if a part points into it.
     pub fn render(&self, values: &Values<'_>) -> Result<String, Unfit> {
         let points = |part: &Part| matches!(part, Part::Value { source: Source::At(_), .. });

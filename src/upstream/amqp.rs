@@ -16,8 +16,6 @@ use crate::routing::{Template, Unfit, Values};
 
 /// Exchanges that one upstream may publish to at a time, where the exchange's name depends on the event.
 const EXCHANGES_MAX: usize = 64;
-/// A publisher to such an exchange that was not used for this long makes room for another.
-const EXCHANGE_IDLE: Duration = Duration::from_secs(60);
 
 /// Settings of one RabbitMQ upstream.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,8 +102,13 @@ impl AmqpUpstream {
             Publishers::One(publisher) => publisher.publish(spread, message, deadline).await,
             Publishers::ByExchange(publishers) => {
                 let exchange = self.settings.exchange.render(&values).map_err(unroutable)?;
-                let publisher = self.publisher(publishers, exchange)?;
-                publisher.publish(spread, message, deadline).await
+                let publisher = self.publisher(publishers, &exchange)?;
+                let published = publisher.publish(spread, message, deadline).await;
+                if matches!(published, Published::Missing { .. }) {
+                    // Whoever names it next finds out anew.
+                    publishers.lock().remove(&exchange);
+                }
+                published
             }
         };
         match published {
@@ -127,26 +130,22 @@ impl AmqpUpstream {
     }
 
     /// The publisher to an exchange whose name depends on the event. Their number is bounded: clients may choose the name.
-    fn publisher(
-        &self,
-        publishers: &Mutex<HashMap<String, Used>>,
-        exchange: String,
-    ) -> Result<Arc<Publisher>, Failure> {
+    fn publisher(&self, publishers: &Mutex<HashMap<String, Used>>, exchange: &str) -> Result<Arc<Publisher>, Failure> {
         let mut publishers = publishers.lock();
         let now = Instant::now();
-        if let Some(used) = publishers.get_mut(&exchange) {
+        if let Some(used) = publishers.get_mut(exchange) {
             used.at = now;
             return Ok(used.publisher.clone());
         }
         if publishers.len() >= EXCHANGES_MAX {
-            publishers.retain(|_, used| Arc::strong_count(&used.publisher) > 1 || now - used.at < EXCHANGE_IDLE);
+            // The one that nobody has used for the longest time, of those that nobody uses now.
+            let unused = publishers.iter().filter(|(_, used)| Arc::strong_count(&used.publisher) == 1);
+            let oldest = unused.min_by_key(|(_, used)| used.at).map(|(name, _)| name.clone());
+            publishers.remove(&oldest.ok_or(Failure::Overloaded)?);
         }
-        if publishers.len() >= EXCHANGES_MAX {
-            return Err(Failure::Overloaded);
-        }
-        let settings = publisher_settings(&self.name, &self.settings, &exchange, true);
+        let settings = publisher_settings(&self.name, &self.settings, exchange, true);
         let publisher = Arc::new(self.broker.publisher(settings));
-        publishers.insert(exchange, Used { publisher: publisher.clone(), at: now });
+        publishers.insert(exchange.to_owned(), Used { publisher: publisher.clone(), at: now });
         Ok(publisher)
     }
 }
@@ -185,8 +184,8 @@ struct EventMessage {
 }
 
 impl Message for EventMessage {
-    fn id(&self) -> &str {
-        &self.id
+    fn is_returned(&self, properties: &BasicProperties) -> bool {
+        properties.message_id().as_ref().is_some_and(|id| id.as_str() == self.id)
     }
 
     fn routing_key(&self) -> &str {

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
-use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -162,7 +161,8 @@ impl Lane {
                 break;
             }
             for key in keys {
-                failed = state.poll(key).or(failed);
+                // The first error says why; those after it only that the channel is closed.
+                failed = failed.or(state.poll(key));
             }
         }
         state.decide(&self.meters);
@@ -237,9 +237,9 @@ impl State {
         };
         self.ledger.completed(key, acked);
         if let Some(returned) = returned {
-            let id = returned.delivery.properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
-            let named = self.entries.iter().find(|(_, entry)| !id.is_empty() && entry.message.id() == id);
-            let owner = named.map_or(key, |(owner, _)| *owner);
+            let properties = &returned.delivery.properties;
+            let known = self.entries.iter().find(|(_, entry)| entry.message.is_returned(properties));
+            let owner = known.map_or(key, |(owner, _)| *owner);
             self.ledger.returned(owner, returned.reply_text.as_str().to_owned());
         }
         Ok(())

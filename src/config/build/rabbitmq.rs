@@ -47,9 +47,9 @@ impl Build<'_> {
             let hint = "name a `dead_letter_queue`".to_owned();
             self.problem(entry.get("commands_gone"), "there is no dead-letter queue", hint);
         }
-        for (key, name) in [("commands_queue", &commands.queue), ("dead_letter_queue", &commands.dead_letter_queue)] {
-            self.short(entry.get(key), name.as_deref().unwrap_or_default());
-        }
+        // The exchange between nodes is named by the queue.
+        self.short(entry.get("commands_queue"), &commands.nodes_exchange());
+        self.short(entry.get("dead_letter_queue"), commands.dead_letter_queue.as_deref().unwrap_or_default());
         Some(RabbitmqSettings { broker, commands, readiness_grace: duration(entry.get("readiness_grace")) })
     }
 
@@ -67,10 +67,20 @@ impl Build<'_> {
                 name: name.to_owned(),
                 kind: queue_kind(queue.get("type")),
                 bind: Some(bind.to_owned()),
+                dead_letters: None,
             });
         }
+        let exchange = self.template(amqp.get("exchange"));
+        if !exchange.is_own() && declare(amqp.get("declare")) == Declare::Make {
+            let hint = "write `declare: passive`, and make the exchanges yourself".to_owned();
+            self.problem(
+                amqp.get("exchange"),
+                "messages name the exchange, so that clients could make any number",
+                hint,
+            );
+        }
         AmqpSettings {
-            exchange: self.template(amqp.get("exchange")),
+            exchange,
             routing_key: self.template(amqp.get("routing_key")),
             declare: declare(amqp.get("declare")),
             exchange_type: amqp.get("type").text().unwrap_or_default().to_owned(),

@@ -1,6 +1,6 @@
 //! Commands out of a queue: targets by header, lists, poison, slow clients, several nodes.
 
-use holdfast::amqp::BasicProperties;
+use holdfast::amqp::{AMQPValue, BasicProperties, FieldTable};
 use serde_json::{Value, json};
 
 use super::events::commands;
@@ -118,10 +118,30 @@ async fn poison_goes_to_the_dead_letter_queue_with_its_reason_and_never_comes_ba
     publish(&channel, &queue, typed("text/plain"), &[("to-whom", "it may concern"), ("vast", &vast)], "x").await;
     let (taken, reason) = dead(broker, &name).await;
     assert!(reason.contains("expected a header to-connection") && taken.header("vast").is_empty(), "{reason}");
+    // A reason that quotes what a stranger wrote is cut.
+    let shout = format!("[{{\"{}\":{{}}}}]", "A".repeat(1500));
+    publish(&channel, &queue, typed(LIST), &[], &shout).await;
+    let (_, reason) = dead(broker, &name).await;
+    assert!(reason.starts_with("command 0: unknown variant") && reason.len() < 1100, "{}", reason.len());
+    // What would drop the copy, or send it elsewhere too, is not copied.
+    let mut headers = FieldTable::default();
+    headers.insert("CC".into(), AMQPValue::FieldArray(vec![AMQPValue::LongString(queue.as_str().into())].into()));
+    headers.insert("kept".into(), AMQPValue::LongString("yes".into()));
+    let properties = typed("text/plain").with_expiration("60000".into()).with_user_id("guest".into());
+    let properties = properties.with_headers(headers).with_correlation_id("theirs".into());
+    let options = lapin::options::BasicPublishOptions::default();
+    let sent = channel.basic_publish("".into(), format!("{name}.commands").into(), options, b"x", properties).await;
+    sent.expect("published").await.expect("confirmed");
+    let (taken, _) = dead(broker, &name).await;
+    let properties = &taken.properties;
+    assert!(properties.expiration().is_none() && properties.user_id().is_none(), "{properties:?}");
+    assert_eq!(properties.correlation_id().as_ref().map(|id| id.as_str()), Some("theirs"));
+    let headers = properties.headers().as_ref().expect("headers").inner();
+    assert!(!headers.contains_key("CC") && headers.contains_key("kept"), "{headers:?}");
     publish(&channel, &queue, typed("application/json"), &[("to-connection", &id)], r#"{"ok":1}"#).await;
     assert_eq!(one.text().await, r#"{"ok":1}"#, "the queue goes on");
     let label = "holdfast_amqp_settled_total{queue=\"commands\",outcome=\"dead_lettered\"";
-    assert_eq!(holdfast.metric(label).await, 9.0);
+    assert_eq!(holdfast.metric(label).await, 11.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +174,9 @@ async fn a_command_waits_for_a_slow_client_without_holding_up_others() {
         let properties = typed("text/plain").with_message_id(n.to_string().into());
         publish(&channel, &queue, properties, &[("to-connection", &slow_id)], &format!("{n:04}{body}")).await;
     }
+    // A list that names the slow client waits behind what waits for it already.
+    let list = json!([{"send": {"to": {"connection": slow_id}, "text": "9999"}}]).to_string();
+    publish(&channel, &queue, typed(LIST), &[], &list).await;
     publish(&channel, &queue, typed("text/plain"), &[("to-connection", &quick_id)], "not held up").await;
     assert_eq!(quick.text().await, "not held up");
     let (_, reason) = dead(broker, &name).await;
@@ -161,12 +184,12 @@ async fn a_command_waits_for_a_slow_client_without_holding_up_others() {
     // Each is either in the socket, in order, or in the dead-letter queue.
     let settled = || async {
         let settled = holdfast.metric("holdfast_amqp_settled_total{queue=\"commands\"").await;
-        (settled == 401.0).then_some(())
+        (settled == 402.0).then_some(())
     };
     eventually("everything settled", settled).await;
     let dead = 1 + take_all(&channel, &format!("{name}.dead")).await.len();
     let mut last = None;
-    for _ in 0..400 - dead {
+    for _ in 0..401 - dead {
         let n: usize = slow.text().await[..4].parse().expect("a number");
         assert!(last < Some(n), "{n} after {last:?}");
         last = Some(n);
@@ -205,6 +228,14 @@ async fn nodes_share_a_queue_and_hand_over_what_is_not_theirs() {
         let (taken, reason) = dead(broker, &name).await;
         assert!(reason.contains(says) && taken.header("holdfast-queue") == queue, "{reason}");
     }
+    // A list for connections of both nodes is done on both; what one of them cannot do does not stop the rest.
+    let send = |id: &str, data: Value| json!({"send": {"to": {"connection": id}, "data": data}});
+    let list = json!([send(&id_a, json!({"ok": 1})), send(&id_b, json!({"no": 1})), send(&id_b, json!({"ok": 2}))]);
+    publish(&channel, &queue, typed(LIST), &[], &list.to_string()).await;
+    assert_eq!(on_a.json().await["ok"], 1);
+    assert_eq!(on_b.json().await["ok"], 2);
+    let (taken, reason) = dead(broker, &name).await;
+    assert!(reason.starts_with("command 1: invalid") && taken.body.starts_with("[{\"send\""), "{reason}");
     let join = |id: &str| json!({"join": {"connection": id, "group": name}});
     let list = json!([join(&id_a), join(&id_b)]);
     publish(&channel, &queue, typed(LIST), &[], &list.to_string()).await;

@@ -1,6 +1,8 @@
 //! What comes back by itself: after a broker that hangs, after queues and exchanges that somebody deletes. And what an account needs.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use holdfast::amqp::BasicProperties;
@@ -39,6 +41,39 @@ async fn a_broker_that_hangs_is_given_up_and_found_again() {
     broker.signal("CONT");
     assert_eq!(client.json().await["seq"], 2, "the message waited");
     acked(&mut client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_only_accepts_holds_nothing_up_and_costs_nothing() {
+    let (broker, name) = (Broker::shared().await, unique("frozen"));
+    let frozen = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = frozen.local_addr().expect("an address");
+    let more = format!("{}\nconnect_timeout: 200ms", commands(&name));
+    let yaml = amqp_yaml(&broker.url, &more, &app(&name), ROUTES);
+    // Accepts, never answers, and counts who is still there.
+    let (open, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, all) = (open.clone(), seen.clone());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = frozen.accept().await {
+            let count = count.clone();
+            count.fetch_add(1, Ordering::SeqCst);
+            all.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut buffer = [0; 64];
+                while tokio::io::AsyncReadExt::read(&mut stream, &mut buffer).await.is_ok_and(|len| len > 0) {}
+                count.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    let url = |urls: &str| yaml.replace(&format!("url: \"{}\"", broker.url), &format!("url: [{urls}]"));
+    let hung = format!("\"amqp://guest:guest@{address}/%2f\"");
+    let alone = Holdfast::start_yaml(&url(&hung), &[]).await;
+    eventually("many attempts", || async { (seen.load(Ordering::SeqCst) >= 12).then_some(()) }).await;
+    // The first handshake of each of the two connections cannot be taken back; those who ask afterwards leave again.
+    eventually("few of them open", || async { (open.load(Ordering::SeqCst) <= 3).then_some(()) }).await;
+    drop(alone);
+    let holdfast = Holdfast::start_yaml(&url(&format!("{hung}, \"{}\"", broker.url)), &[]).await.with_broker().await;
+    acked(&mut holdfast.connect().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,6 +120,8 @@ async fn the_documented_permissions_are_enough() {
         "upstreams:",
         &format!("upstreams:\n  direct: {{amqp: {{exchange: \"\", routing_key: {exchange}, declare: false}}}}"),
     );
+    // As most will have it: with quorum queues.
+    let yaml = yaml.replace("  commands_type: classic\n", "").replace("{type: classic}", "{}");
     let holdfast = Holdfast::start_yaml(&yaml, &[]).await.with_broker().await;
     let mut client = holdfast.connect().await;
     acked(&mut client).await;
