@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::deliver::Deliver;
 use crate::telemetry::Metrics;
+use crate::tls::TlsSettings;
 
 pub use openapi::document as openapi_document;
 pub use server::serve;
@@ -27,10 +28,11 @@ pub use server::serve;
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
     pub listen: SocketAddr,
-    /// Bearer token; without one the listener must be on loopback.
+    /// Bearer token; without one the listener must be on loopback, or ask for client certificates.
     pub token: Option<SecretString>,
     /// Bytes of one request's body; more is answered 413.
     pub body_size: usize,
+    pub tls: Option<TlsSettings>,
 }
 
 /// What the program lets the admin listener do and see, beside commands.

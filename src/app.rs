@@ -33,6 +33,7 @@ use crate::snapshot::Snapshot;
 use crate::tasks::Tasks;
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Metrics, Spans};
+use crate::tls::{Tls, TlsError, TlsSettings};
 use crate::upstream::UpstreamError;
 
 use control::AppControl;
@@ -45,6 +46,8 @@ pub enum StartError {
     Upstream(#[from] UpstreamError),
     #[error("cannot listen on {addr} ({key}): {source}; choose another address or stop what listens there")]
     Listen { key: &'static str, addr: SocketAddr, source: std::io::Error },
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     #[error("tracing.otlp: {0}")]
     Spans(String),
 }
@@ -109,10 +112,13 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
         metrics: metrics.clone(),
         handshake_timeout: fixed.listener.handshake_timeout,
         connections_max: fixed.listener.connections,
+        proxies: fixed.listener.proxies.clone(),
         draining: drain.flag(),
     });
     let listen = fixed.listener.listen;
-    let listener = Listener::bind(fixed.listener.clone(), upgrader, background.clone(), metrics.clone())
+    let tls = TlsSides::new(&fixed)?;
+    let (own, tasks) = (tls.listener.clone(), background.clone());
+    let listener = Listener::bind(fixed.listener.clone(), own, upgrader, tasks, metrics.clone())
         .and_then(|listener| listener.local_addr().map(|addr| (listener, addr)));
     let (listener, listen) = listener.map_err(|source| StartError::Listen { key: "listen", addr: listen, source })?;
     let admin_socket = tokio::net::TcpListener::bind(fixed.admin.listen).await;
@@ -122,11 +128,18 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
 
     let queues = start_queues(broker.as_ref(), &fixed, node, (&deliver, &spans), &metrics, &background, &drain);
     let broker = broker.map(|broker| Rabbitmq { broker, queues });
-    let reloader = Reloader::new(path, fixed.clone(), (pipeline.clone(), broker.clone()), metrics.clone(), log.clone());
+    let reloader = Reloader::new(
+        path,
+        fixed.clone(),
+        (pipeline.clone(), broker.clone(), tls.clone()),
+        metrics.clone(),
+        log.clone(),
+    );
     let control = AppControl { reloader: reloader.clone(), drain: drain.clone(), log };
     let state = AdminState { deliver, metrics: metrics.clone(), control: Arc::new(control) };
     let stop_admin = tokio::sync::watch::Sender::new(false);
-    background.spawn(admin::serve(admin_socket, fixed.admin, state, background.clone(), stop_admin.subscribe()));
+    let (tasks, stop) = (background.clone(), stop_admin.subscribe());
+    background.spawn(admin::serve(admin_socket, fixed.admin, tls.admin, state, tasks, stop));
     background.spawn(listener.run(drain.subscribe()));
     background.spawn(reloader.clone().watch(files, drain.clone()));
 
@@ -135,6 +148,32 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let drained = background.spawn(draining.run());
     tracing::info!(%listen, %admin, %node, generation = pipeline.snapshot().generation, "holdfast is ready");
     Ok(Running { listen, admin, node, reloader, drain, drained })
+}
+
+/// The TLS sides of both listeners, where they have one.
+#[derive(Clone)]
+struct TlsSides {
+    listener: Option<Arc<Tls>>,
+    admin: Option<Arc<Tls>>,
+}
+
+impl TlsSides {
+    fn new(fixed: &Fixed) -> Result<Self, TlsError> {
+        let side = |settings: &Option<TlsSettings>| settings.as_ref().map(Tls::new).transpose();
+        Ok(Self { listener: side(&fixed.listener.tls)?, admin: side(&fixed.admin.tls)? })
+    }
+
+    /// Handshakes from now on go by these settings.
+    fn swap(&self, old: &Fixed, new: &Fixed) -> Result<(), TlsError> {
+        let sides =
+            [(&self.listener, &old.listener.tls, &new.listener.tls), (&self.admin, &old.admin.tls, &new.admin.tls)];
+        for (side, old, new) in sides {
+            if let (Some(side), Some(settings), true) = (side, new, old != new) {
+                side.swap(settings)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The broker and its consumed queues, where the configuration has one.

@@ -90,6 +90,10 @@ pub fn restart_only_changes(old: &Fixed, new: &Fixed) -> Vec<&'static str> {
     note(old.listener.connections != new.listener.connections, "connections");
     note(old.listener.handshake_timeout != new.listener.handshake_timeout, "handshake.timeout");
     note(old.listener.header_size != new.listener.header_size, "handshake.header_size");
+    // Other settings and files are swapped while it runs.
+    note(old.listener.tls.is_some() != new.listener.tls.is_some(), "tls");
+    note(old.admin.tls.is_some() != new.admin.tls.is_some(), "admin.tls");
+    note(old.listener.proxies != new.listener.proxies, "proxies");
     note(old.admin.listen != new.admin.listen, "admin.listen");
     note(!same_secret(old, new), "admin.token");
     note(old.admin.body_size != new.admin.body_size, "admin.body_size");

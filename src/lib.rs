@@ -27,4 +27,5 @@ mod simulation;
 pub mod snapshot;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;

@@ -2,15 +2,19 @@
 
 pub mod accept;
 pub mod admission;
+pub mod client_address;
 pub mod upgrade;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use accept::Listener;
+pub use client_address::{AddressHeader, ProxySettings};
+
+use crate::tls::TlsSettings;
 
 /// Settings of the client-facing listener. Restart-only.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ListenerSettings {
     pub listen: SocketAddr,
     /// From accept to the end of the request's head, and for the connect event's answer (503 after it).
@@ -19,4 +23,7 @@ pub struct ListenerSettings {
     pub header_size: usize,
     /// Open connections over all endpoints; one more is refused with 503.
     pub connections: usize,
+    /// Certificates of `wss`; without them it is `ws`. Their files may change while it runs.
+    pub tls: Option<TlsSettings>,
+    pub proxies: ProxySettings,
 }

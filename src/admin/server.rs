@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{AdminSettings, AdminState, guard, operations};
 use crate::tasks::Tasks;
+use crate::tls::Tls;
 
 /// How long a request's head may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,6 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     listener: TcpListener,
     settings: AdminSettings,
+    tls: Option<Arc<Tls>>,
     state: AdminState,
     tasks: Tasks,
     mut stop: watch::Receiver<bool>,
@@ -44,21 +48,34 @@ pub async fn serve(
         };
         // A socket that is already gone fails later and loudly enough.
         let _ = stream.set_nodelay(true);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-        let mut stop = stop.clone();
+        let (router, stop, tls) = (router.clone(), stop.clone(), tls.clone());
         tasks.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let stopped = tokio::select! {
-                // A client that breaks off breaks only its own connection.
-                _ = connection.as_mut() => return,
-                stopped = stop.wait_for(|stop| *stop) => stopped.is_ok(),
-            };
-            if stopped {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
+            match tls {
+                None => http(stream, router, stop).await,
+                Some(tls) => match tls.accept(stream, HEADER_TIMEOUT).await {
+                    Ok(stream) => http(stream, router, stop).await,
+                    Err(error) => tracing::debug!("TLS handshake with the admin listener failed: {error}"),
+                },
             }
         });
+    }
+}
+
+async fn http<S>(stream: S, router: Router, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let stopped = tokio::select! {
+        // A client that breaks off breaks only its own connection.
+        _ = connection.as_mut() => return,
+        stopped = stop.wait_for(|stop| *stop) => stopped.is_ok(),
+    };
+    if stopped {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
     }
 }

@@ -74,12 +74,16 @@ impl Server {
         let deliver = Deliver::new(Arc::new(Registry::new()), pipeline, metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
-        let settings =
-            AdminSettings { listen: addr, token: token.map(|t| SecretString::from(t.to_owned())), body_size: 1000 };
+        let settings = AdminSettings {
+            listen: addr,
+            token: token.map(|t| SecretString::from(t.to_owned())),
+            body_size: 1000,
+            tls: None,
+        };
         let state = AdminState { deliver: deliver.clone(), metrics, control: Arc::new(Fake::default()) };
         let stop = watch::Sender::new(false);
         let tasks = Tasks::new();
-        tasks.spawn(serve(listener, settings, state, tasks.clone(), stop.subscribe()));
+        tasks.spawn(serve(listener, settings, None, state, tasks.clone(), stop.subscribe()));
         Self { addr, deliver, _stop: stop }
     }
 

@@ -2,6 +2,7 @@
 //! Must not know how modules work.
 
 mod rabbitmq;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ use crate::schema::Schema;
 use crate::snapshot::{Draft, EndpointDraft, Heartbeat, Limits, OnFailure, RouteDraft, Validate};
 use crate::telemetry::logging::{self, LogFormat, LogSettings};
 use crate::telemetry::spans::SpanSettings;
+use crate::tls::ClientAuth;
 use crate::upstream::http::{HttpSettings, Mode, Version};
 use crate::upstream::{Settings, http::HttpUpstream};
 
@@ -79,6 +81,8 @@ impl Build<'_> {
             handshake_timeout: duration(handshake.get("timeout")),
             header_size: handshake.get("header_size").size(),
             connections: root.get("connections").size(),
+            tls: self.tls(root.get("tls")),
+            proxies: self.proxies(root.get("proxies")),
         };
         Fixed {
             listener,
@@ -103,14 +107,19 @@ impl Build<'_> {
     fn admin(&mut self, admin: &Entry) -> AdminSettings {
         let listen = self.address(admin.get("listen"));
         let token = admin.get("token").text().filter(|token| !token.is_empty());
-        if token.is_none() && !is_loopback(listen.ip()) {
-            let hint = "set `admin.token`, or listen on 127.0.0.1".to_owned();
+        let tls = self.tls(admin.get("tls"));
+        let asks =
+            tls.as_ref().is_some_and(|tls| tls.client_ca_pem.is_some() && tls.client_auth == ClientAuth::Required);
+        if token.is_none() && !asks && !is_loopback(listen.ip()) {
+            let hint =
+                "set `admin.token`, ask for client certificates by `admin.tls`, or listen on 127.0.0.1".to_owned();
             self.problem(admin.get("listen"), "not on loopback, and there is no token", hint);
         }
         AdminSettings {
             listen,
             token: token.map(|token| SecretString::from(token.to_owned())),
             body_size: admin.get("body_size").size(),
+            tls,
         }
     }
 

@@ -73,6 +73,18 @@ pub const ROOT: Shape = Map(&[
         Is("1000000"),
         "Open connections over all endpoints; one more is refused with 503.",
     ),
+    hot(
+        "tls",
+        Map(TLS),
+        Absent("`ws:` without TLS"),
+        "Certificates of `wss:`. Settings and changed files count from the next handshake on; only to begin or end with TLS is a restart.",
+    ),
+    cold(
+        "proxies",
+        Map(PROXIES),
+        Absent("none is trusted"),
+        "Proxies in front, whose word on a client's address counts.",
+    ),
     cold("handshake", Map(HANDSHAKE), Absent("the defaults"), "Limits of the handshake."),
     cold("admin", Map(ADMIN), Absent("the defaults"), "The admin listener: REST, health, metrics."),
     hot("drain", Map(DRAIN), Absent("the defaults"), "How the program leaves after SIGTERM or `POST /v1/drain`."),
@@ -83,6 +95,49 @@ pub const ROOT: Shape = Map(&[
     cold("rabbitmq", Map(RABBITMQ), Absent("no broker"), "The RabbitMQ broker; see [rabbitmq.md](rabbitmq.md)."),
     cold("cluster", Reserved("a cluster is not part of this version; remove it"), Absent(""), "Reserved for clusters."),
 ]);
+
+const TLS: &[Key] = &[
+    hot(
+        "certificates",
+        List(&Map(CERTIFICATE)),
+        Required,
+        "Chosen by the server's name that a client asks for; the first one where none fits.",
+    ),
+    hot(
+        "client_ca_file",
+        Text,
+        Absent("clients show no certificate"),
+        "PEM file of authorities that client certificates must come from. The subject's common name becomes the user.",
+    ),
+    hot(
+        "client_auth",
+        Choice(&["required", "optional"]),
+        Is("required"),
+        "With `client_ca_file`: who shows none is refused, or not.",
+    ),
+    hot("version_min", Choice(&["1.2", "1.3"]), Is("1.2"), "The oldest TLS version spoken."),
+];
+
+const CERTIFICATE: &[Key] = &[
+    hot("cert_file", Text, Required, "PEM file of the certificate and its chain."),
+    hot("key_file", Text, Required, "PEM file of its key."),
+];
+
+const PROXIES: &[Key] = &[
+    cold("trusted", List(&Text), Required, "Addresses or networks such as `10.0.0.0/8`. Nobody else is believed."),
+    cold(
+        "header",
+        Choice(&["x-forwarded-for", "forwarded", "none"]),
+        Is("x-forwarded-for"),
+        "The one header that these proxies set. The last address in it that is not trusted is the client's.",
+    ),
+    cold(
+        "protocol",
+        FLAG,
+        Is("false"),
+        "Every connection begins with a PROXY protocol v2 header; without one, or from an untrusted peer, it is closed.",
+    ),
+];
 
 const HANDSHAKE: &[Key] = &[
     cold(
@@ -99,7 +154,7 @@ const ADMIN: &[Key] = &[
         "listen",
         Text,
         Is("127.0.0.1:8001"),
-        "Address and port of the admin listener. Not on loopback it needs a token.",
+        "Address and port of the admin listener. Not on loopback it needs a token, or client certificates.",
     ),
     cold(
         "token",
@@ -108,6 +163,12 @@ const ADMIN: &[Key] = &[
         "Bearer token that every call but the health probes must bear.",
     ),
     cold("body_size", Size(KIB, GIB), Is("1MiB"), "Bytes of one request's body; more is answered 413."),
+    hot(
+        "tls",
+        Map(TLS),
+        Absent("HTTP without TLS"),
+        "As `tls`, for this listener. Required client certificates do instead of a token.",
+    ),
 ];
 
 const DRAIN: &[Key] = &[

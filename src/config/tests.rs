@@ -219,6 +219,42 @@ fn every_kind_of_problem_with_rabbitmq_is_named() {
 }
 
 #[test]
+fn tls_and_proxies_are_checked_with_their_files() {
+    let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("a certificate");
+    let other = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    let dir = tempfile::tempdir().expect("a temp folder");
+    for (name, text) in [("a.pem", made.cert.pem()), ("a.key", made.signing_key.serialize_pem()), ("b.key", other)] {
+        std::fs::write(dir.path().join(name), text).expect("written");
+    }
+    let problems = |head: &str| {
+        let text = with("upstreams:", &format!("{head}\nupstreams:"));
+        let loaded = load_text("h.yaml", &text, dir.path(), &|_| None);
+        loaded.err().map(|problems| problems.lines()).unwrap_or_default()
+    };
+    let pair = "certificates: [{cert_file: a.pem, key_file: a.key}]";
+    assert_eq!(
+        problems(&format!("tls: {{{pair}}}\nproxies: {{trusted: [10.0.0.0/8, \"::1\"]}}")),
+        Vec::<String>::new()
+    );
+    for (head, says) in [
+        ("tls: {}".to_owned(), "tls.certificates: missing"),
+        ("tls: {certificates: []}".to_owned(), "expected at least one certificate"),
+        ("tls: {certificates: [{cert_file: a.pem, key_file: b.key}]}".to_owned(), "[0]: the key does not belong"),
+        ("tls: {certificates: [{cert_file: a.key, key_file: a.key}]}".to_owned(), "expected a certificate, found none"),
+        ("tls: {certificates: [{cert_file: a.pem, key_file: no.key}]}".to_owned(), "key_file: cannot read"),
+        (format!("tls: {{{pair}, client_ca_file: a.key}}"), "client_ca_file: expected at least one certificate"),
+        (format!("tls: {{{pair}, version_min: \"1.1\"}}"), "expected 1.2 or 1.3"),
+        ("proxies: {}".to_owned(), "proxies.trusted: missing"),
+        ("proxies: {trusted: [10.0.0.0/33]}".to_owned(), "expected an address or a network"),
+        (format!("admin: {{listen: \"0.0.0.0:1\", tls: {{{pair}}}}}"), "ask for client certificates by `admin.tls`"),
+    ] {
+        let lines = problems(&head);
+        assert!(lines.len() == 1 && lines[0].contains(says), "{head}: {lines:#?}");
+    }
+    assert!(problems(&format!("admin: {{listen: \"0.0.0.0:1\", tls: {{{pair}, client_ca_file: a.pem}}}}")).is_empty());
+}
+
+#[test]
 fn connect_is_a_name_or_a_map_and_a_broker_is_restart_only() {
     let loaded = |text: &str| load_str(text).unwrap_or_else(|problems| panic!("{problems}"));
     for connect in ["connect: app", "connect: {upstream: app}", "connect: {upstream: app, accept_on: answer}"] {

@@ -1,5 +1,5 @@
-//! The accept loop: one task a TCP connection, which speaks HTTP/1.1 until the upgrade. Survives running out of file descriptors.
-//! Must not know what a handshake asks for.
+//! The accept loop: one task a TCP connection, which speaks PROXY protocol, TLS and HTTP/1.1 until the upgrade. Survives running out of
+//! file descriptors. Must not know what a handshake asks for.
 
 use std::convert::Infallible;
 use std::io;
@@ -11,14 +11,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::ListenerSettings;
+use super::client_address::read_proxy_header;
 use super::upgrade::{Peer, Upgrader};
+use crate::message::command::name;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::KindLabel;
+use crate::telemetry::metrics::{KindLabel, OutcomeLabel};
+use crate::tls::{self, Tls};
 
 /// Connections that the kernel may hold ready; it caps this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -30,9 +35,15 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// A bound listener.
 pub struct Listener {
     socket: TcpListener,
-    settings: ListenerSettings,
-    upgrader: Arc<Upgrader>,
+    shared: Arc<Shared>,
     tasks: Tasks,
+}
+
+/// What every connection uses until it is a session.
+struct Shared {
+    settings: ListenerSettings,
+    tls: Option<Arc<Tls>>,
+    upgrader: Arc<Upgrader>,
     metrics: Arc<Metrics>,
 }
 
@@ -40,12 +51,13 @@ impl Listener {
     /// Binds the address. Port 0 takes a free one.
     pub fn bind(
         settings: ListenerSettings,
+        tls: Option<Arc<Tls>>,
         upgrader: Arc<Upgrader>,
         tasks: Tasks,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let socket = bind(settings.listen)?;
-        Ok(Self { socket, settings, upgrader, tasks, metrics })
+        Ok(Self { socket, shared: Arc::new(Shared { settings, tls, upgrader, metrics }), tasks })
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -70,7 +82,7 @@ impl Listener {
                 }
                 Err(error) => {
                     let kind = if is_exhausted(&error) { "exhausted" } else { "other" };
-                    self.metrics.accept_errors.get_or_create(&KindLabel { kind: kind.into() }).inc();
+                    self.shared.metrics.accept_errors.get_or_create(&KindLabel { kind: kind.into() }).inc();
                     if is_exhausted(&error) {
                         if !exhausted {
                             exhausted = true;
@@ -88,23 +100,66 @@ impl Listener {
     fn serve(&self, stream: TcpStream, addr: SocketAddr) {
         // Small frames leave at once; a socket that is already gone fails later and loudly enough.
         let _ = stream.set_nodelay(true);
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = shared.serve(stream, addr).await {
+                tracing::debug!(peer = %addr, "handshake failed: {error}");
+            }
+        });
+    }
+}
+
+impl Shared {
+    /// From the first byte to the upgrade.
+    async fn serve(&self, mut stream: TcpStream, addr: SocketAddr) -> io::Result<()> {
+        let addr = match self.settings.proxies.protocol {
+            true => self.behind_proxy(&mut stream, addr).await?,
+            false => addr,
+        };
+        let Some(tls) = &self.tls else { return self.http(stream, Peer { addr, user: None }).await };
+        let accepted = Box::pin(tls.accept(stream, self.settings.handshake_timeout)).await;
+        let outcome = match &accepted {
+            Ok(_) => "ok",
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => "timeout",
+            Err(_) => "failed",
+        };
+        self.metrics.tls_handshakes.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
+        let stream = accepted?;
+        let user = tls::subject(&stream).and_then(|subject| name("user", &subject).ok());
+        Box::pin(self.http(stream, Peer { addr, user })).await
+    }
+
+    /// The client's address as the PROXY protocol says it; only a trusted proxy may.
+    async fn behind_proxy(&self, stream: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+        let result = match self.settings.proxies.trusts(peer.ip()) {
+            true => {
+                let header = read_proxy_header(stream);
+                let late = |_| Err(io::ErrorKind::TimedOut.into());
+                timeout(self.settings.handshake_timeout, header).await.unwrap_or_else(late)
+            }
+            false => Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a trusted proxy")),
+        };
+        if result.is_err() {
+            self.metrics.accept_errors.get_or_create(&KindLabel { kind: "proxy_protocol".into() }).inc();
+        }
+        Ok(result?.unwrap_or(peer))
+    }
+
+    async fn http<S>(&self, stream: S, peer: Peer) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.settings.handshake_timeout)
             .max_buf_size(self.settings.header_size.max(HEADER_BYTES_MIN))
             .half_close(false);
-        let upgrader = self.upgrader.clone();
-        let peer = Peer { addr };
         let service = service_fn(move |request| {
-            let upgrader = upgrader.clone();
+            let (upgrader, peer) = (self.upgrader.clone(), peer.clone());
             async move { Ok::<_, Infallible>(upgrader.answer(request, peer).await) }
         });
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        self.tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(peer = %addr, "handshake failed: {error}");
-            }
-        });
+        connection.await.map_err(io::Error::other)
     }
 }
 

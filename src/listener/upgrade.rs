@@ -14,13 +14,16 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::{Admission, Place};
+use super::client_address::ProxySettings;
 use crate::connection::{Connection, Opening};
 use crate::deliver::Registration;
 use crate::ids::{ConnectionId, NodeId};
@@ -35,9 +38,12 @@ use crate::telemetry::metrics::HandshakeLabel;
 type Answer = Response<Full<Bytes>>;
 
 /// Who is at the other end of the TCP connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Peer {
+    /// The TCP peer's, or what a proxy said by the PROXY protocol.
     pub addr: SocketAddr,
+    /// The subject of its certificate, if it showed one.
+    pub user: Option<Arc<str>>,
 }
 
 /// Answers handshakes and starts sessions.
@@ -50,6 +56,8 @@ pub struct Upgrader {
     pub handshake_timeout: Duration,
     /// Open connections over all endpoints.
     pub connections_max: usize,
+    /// Whose word on a client's address counts.
+    pub proxies: ProxySettings,
     /// Set while draining: every handshake is refused with 503.
     pub draining: Arc<AtomicBool>,
 }
@@ -72,6 +80,31 @@ struct Known {
     registration: Registration,
 }
 
+/// A connection whose answer is on its way.
+struct Opened {
+    services: Arc<Services>,
+    endpoint: Arc<Endpoint>,
+    connection: Arc<Connection>,
+    registration: Registration,
+    greeting: Box<Greeting>,
+}
+
+impl Opened {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(self, parts: Parts<TokioIo<S>>) {
+        let Self { services, endpoint, connection, registration, greeting } = self;
+        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, endpoint.draft.limits.message_size);
+        drop(parts.read_buf);
+        Session::new(services, endpoint, connection, registration, socket).run(greeting).await;
+    }
+
+    /// The client left before its answer.
+    async fn give_up(self) {
+        let Self { services, endpoint, connection, registration, .. } = self;
+        drop(registration);
+        Session::<TcpStream>::never_opened(&services, &endpoint, &connection).await;
+    }
+}
+
 /// A refusal of a handshake.
 struct Refusal {
     status: StatusCode,
@@ -91,6 +124,8 @@ impl Upgrader {
             Ok(checked) => checked,
             Err(refusal) => return self.count(&path, refusal.into_answer()),
         };
+        let addr = self.proxies.client_of(peer.addr, request.headers());
+        let peer = Peer { addr, ..peer };
         let handshake = Handshake {
             id: ConnectionId::random(self.node),
             accept,
@@ -100,7 +135,7 @@ impl Upgrader {
             upgrade: hyper::upgrade::on(&mut request),
         };
         let answer = if endpoint.connect.is_some() {
-            let facts = facts_of(&request, &handshake.offered, peer);
+            let facts = facts_of(&request, &handshake.offered, addr);
             // A task of its own: a client that leaves in the middle must not stop a connect that the upstream may accept.
             let connecting = self.tasks.spawn(self.clone().connect(endpoint, handshake, facts));
             connecting
@@ -143,7 +178,7 @@ impl Upgrader {
 
     /// Asks the connect upstream.
     async fn connect(self: Arc<Self>, endpoint: Arc<Endpoint>, handshake: Handshake, facts: ConnectFacts) -> Answer {
-        let sender = Sender { id: handshake.id, user: None, context: None };
+        let sender = Sender { id: handshake.id, user: handshake.peer.user.clone(), context: None };
         let deadline = Instant::now() + self.handshake_timeout;
         let early = endpoint.accepts_on_confirm().then(|| self.enrol(&endpoint, &handshake, &Greeting::default()));
         match Box::pin(self.services.pipeline.connect(&endpoint, sender, &facts, deadline)).await {
@@ -166,7 +201,8 @@ impl Upgrader {
         let connection = Connection::new(Opening {
             id: handshake.id,
             endpoint: draft.path.clone(),
-            user: greeting.user.clone(),
+            // The application's word counts more than a certificate's.
+            user: greeting.user.clone().or_else(|| handshake.peer.user.clone()),
             context: context_of(greeting),
             remote_addr: handshake.peer.addr,
             subprotocol: chosen.map(Into::into),
@@ -186,14 +222,16 @@ impl Upgrader {
         let greeting = Box::new(greeting);
         self.tasks.spawn(async move {
             let _place = place;
-            let stream = upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok());
-            let Some(parts) = stream else {
-                drop(registration);
-                return Session::<TcpStream>::never_opened(&services, &endpoint, &connection).await;
-            };
-            let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, endpoint.draft.limits.message_size);
-            drop(parts.read_buf);
-            Session::new(services, endpoint, connection, registration, socket).run(greeting).await;
+            let opened = Opened { services, endpoint, connection, registration, greeting };
+            let plain = upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>);
+            match plain {
+                Ok(Ok(parts)) => opened.serve(parts).await,
+                Ok(Err(upgraded)) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+                    Ok(parts) => Box::pin(opened.serve(parts)).await,
+                    Err(_) => opened.give_up().await,
+                },
+                Err(_) => opened.give_up().await,
+            }
         });
         answer
     }
@@ -301,12 +339,12 @@ fn context_of(greeting: &Greeting) -> Option<Arc<str>> {
     own.filter(|value| !value.is_empty())
 }
 
-fn facts_of(request: &Request<Incoming>, offered: &[String], peer: Peer) -> ConnectFacts {
+fn facts_of(request: &Request<Incoming>, offered: &[String], remote_addr: SocketAddr) -> ConnectFacts {
     let mut facts = ConnectFacts {
         headers: Default::default(),
         query: query_of(request.uri()),
         subprotocols: offered.to_vec(),
-        remote_addr: peer.addr,
+        remote_addr,
     };
     for (name, value) in request.headers() {
         let value = String::from_utf8_lossy(value.as_bytes());

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub connections_closed: Counters<EndpointCause>,
     pub handshakes: Counters<HandshakeLabel>,
     pub accept_errors: Counters<KindLabel>,
+    /// ok, failed, timeout.
+    pub tls_handshakes: Counters<OutcomeLabel>,
     /// Events by route and outcome; `route` is the pattern, or `$connect`, `$disconnect`, `$none`.
     pub events: Counters<RouteOutcome>,
     pub event_duration: Histograms<RouteLabel>,
@@ -120,6 +122,7 @@ impl Metrics {
                 "Handshakes by HTTP status; an unknown path has the endpoint `$none`",
             ),
             accept_errors: add(&mut r, "accept_errors", "Failures to accept a TCP connection"),
+            tls_handshakes: add(&mut r, "tls_handshakes", "TLS handshakes by outcome"),
             events: add(&mut r, "events", "Events by route and outcome"),
             event_duration: add_seconds(&mut r, "event_duration", "From a message's receipt to its verdict"),
             schema_violations: add(&mut r, "schema_violations", "Payloads that do not fit their schema"),

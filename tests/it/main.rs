@@ -14,3 +14,4 @@ mod rabbitmq;
 mod reload;
 mod slow;
 mod telemetry;
+mod tls;
