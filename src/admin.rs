@@ -21,18 +21,41 @@ use crate::deliver::Deliver;
 use crate::telemetry::Metrics;
 use crate::tls::TlsSettings;
 
+pub use guard::Guard;
 pub use openapi::document as openapi_document;
+pub use operations::Scope;
 pub use server::serve;
 
-/// Settings of the admin listener. Restart-only.
+/// Settings of the admin listener. Address and body size are restart-only.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
     pub listen: SocketAddr,
-    /// Bearer token; without one the listener must be on loopback, or ask for client certificates.
-    pub token: Option<SecretString>,
+    /// Without one the listener must be on loopback, or ask for client certificates.
+    pub tokens: Vec<TokenSettings>,
+    /// Calls of all callers together, with a burst of one second's worth; none is unlimited.
+    pub requests_per_second: Option<u32>,
+    pub audit: Audit,
     /// Bytes of one request's body; more is answered 413.
     pub body_size: usize,
     pub tls: Option<TlsSettings>,
+}
+
+/// A bearer token and what it is for.
+#[derive(Debug, Clone)]
+pub struct TokenSettings {
+    /// The name by which the audit log knows it.
+    pub name: Arc<str>,
+    pub token: SecretString,
+    pub scopes: Vec<Scope>,
+}
+
+/// Which calls the audit log tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audit {
+    /// All that change something but sends.
+    Changes,
+    /// All that change something.
+    All,
 }
 
 /// What the program lets the admin listener do and see, beside commands.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::admin::{self, AdminState};
+use crate::admin::{self, AdminState, Guard};
 use crate::amqp::Broker;
 use crate::codes::{Cause, CloseCode};
 use crate::command::CommandQueues;
@@ -116,8 +116,8 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
         draining: drain.flag(),
     });
     let listen = fixed.listener.listen;
-    let tls = TlsSides::new(&fixed)?;
-    let (own, tasks) = (tls.listener.clone(), background.clone());
+    let sides = Sides::new(&fixed)?;
+    let (own, tasks) = (sides.listener.clone(), background.clone());
     let listener = Listener::bind(fixed.listener.clone(), own, upgrader, tasks, metrics.clone())
         .and_then(|listener| listener.local_addr().map(|addr| (listener, addr)));
     let (listener, listen) = listener.map_err(|source| StartError::Listen { key: "listen", addr: listen, source })?;
@@ -131,7 +131,7 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let reloader = Reloader::new(
         path,
         fixed.clone(),
-        (pipeline.clone(), broker.clone(), tls.clone()),
+        (pipeline.clone(), broker.clone(), sides.clone()),
         metrics.clone(),
         log.clone(),
     );
@@ -139,7 +139,7 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let state = AdminState { deliver, metrics: metrics.clone(), control: Arc::new(control) };
     let stop_admin = tokio::sync::watch::Sender::new(false);
     let (tasks, stop) = (background.clone(), stop_admin.subscribe());
-    background.spawn(admin::serve(admin_socket, fixed.admin, tls.admin, state, tasks, stop));
+    background.spawn(admin::serve(admin_socket, fixed.admin, (sides.admin, sides.guard), state, tasks, stop));
     background.spawn(listener.run(drain.subscribe()));
     background.spawn(reloader.clone().watch(files, drain.clone()));
 
@@ -150,20 +150,22 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     Ok(Running { listen, admin, node, reloader, drain, drained })
 }
 
-/// The TLS sides of both listeners, where they have one.
+/// What of both listeners a reload may swap: their TLS, where they have it, and who may call the admin listener.
 #[derive(Clone)]
-struct TlsSides {
+struct Sides {
     listener: Option<Arc<Tls>>,
     admin: Option<Arc<Tls>>,
+    guard: Arc<Guard>,
 }
 
-impl TlsSides {
+impl Sides {
     fn new(fixed: &Fixed) -> Result<Self, TlsError> {
         let side = |settings: &Option<TlsSettings>| settings.as_ref().map(Tls::new).transpose();
-        Ok(Self { listener: side(&fixed.listener.tls)?, admin: side(&fixed.admin.tls)? })
+        let guard = Guard::new(&fixed.admin);
+        Ok(Self { listener: side(&fixed.listener.tls)?, admin: side(&fixed.admin.tls)?, guard })
     }
 
-    /// Handshakes from now on go by these settings.
+    /// Handshakes and calls from now on go by these settings.
     fn swap(&self, old: &Fixed, new: &Fixed) -> Result<(), TlsError> {
         let sides =
             [(&self.listener, &old.listener.tls, &new.listener.tls), (&self.admin, &old.admin.tls, &new.admin.tls)];
@@ -172,6 +174,7 @@ impl TlsSides {
                 side.swap(settings)?;
             }
         }
+        self.guard.swap(&new.admin);
         Ok(())
     }
 }

@@ -1,42 +1,190 @@
-//! Who may call the admin listener, and one shape for every refusal. Must not know what a call does.
+//! Who may call the admin listener, how often, and what the audit log says of it; one shape for every refusal. Must not know what a
+//! call does.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use axum::Extension;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use http::{HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
+use secrecy::ExposeSecret as _;
+use tokio::time::Instant;
 
-use super::operations::OPEN_PATHS;
+use super::operations::{OPEN_PATHS, Scope, scope_of};
+use super::{AdminSettings, Audit};
 use crate::command::ApiError;
 
 /// The longest refusal of the framework's own that is passed on.
 const REFUSAL_BYTES_MAX: usize = 4096;
+/// Calls that may come at once, in seconds' worth of the rate.
+const BURST: Duration = Duration::from_secs(1);
 
-/// Lets a request pass if it bears the token. Without a token, anyone on loopback may call, but no page of a browser.
-pub async fn authorise(State(token): State<Option<Arc<SecretString>>>, request: Request, next: Next) -> Response {
+/// Who calls: where from, and the subject of its certificate, if it showed one.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub addr: SocketAddr,
+    pub subject: Option<Arc<str>>,
+}
+
+/// Lets calls pass, or not. Its rules may be swapped while the listener serves.
+pub struct Guard {
+    rules: ArcSwap<Rules>,
+    /// Theoretical arrival time of the rate limit (GCRA).
+    arrival: Mutex<Instant>,
+}
+
+struct Rules {
+    /// Hashes of the tokens, so that comparing takes the same time whatever is given.
+    keys: Vec<Key>,
+    step: Option<Duration>,
+    audit: Audit,
+}
+
+struct Key {
+    name: Arc<str>,
+    hash: Hash,
+    scopes: Vec<Scope>,
+}
+
+type Hash = aws_lc_rs::digest::Digest;
+
+impl Guard {
+    pub fn new(settings: &AdminSettings) -> Arc<Self> {
+        Arc::new(Self { rules: ArcSwap::from_pointee(Rules::new(settings)), arrival: Mutex::new(Instant::now()) })
+    }
+
+    /// Calls from now on go by these settings.
+    pub fn swap(&self, settings: &AdminSettings) {
+        self.rules.store(Arc::new(Rules::new(settings)));
+    }
+
+    /// False if there were more calls than the rate allows.
+    fn is_in_rate(&self, step: Option<Duration>) -> bool {
+        let Some(step) = step else { return true };
+        let now = Instant::now();
+        let mut arrival = self.arrival.lock();
+        let next = arrival.max(now);
+        if next > now + BURST.saturating_sub(step) {
+            return false;
+        }
+        *arrival = next + step;
+        true
+    }
+}
+
+impl Rules {
+    fn new(settings: &AdminSettings) -> Self {
+        let key = |token: &super::TokenSettings| Key {
+            name: token.name.clone(),
+            hash: hash(token.token.expose_secret().as_bytes()),
+            scopes: token.scopes.clone(),
+        };
+        Self {
+            keys: settings.tokens.iter().map(key).collect(),
+            step: settings.requests_per_second.map(|rate| Duration::from_secs(1) / rate.max(1)),
+            audit: settings.audit,
+        }
+    }
+
+    /// Whose token a request bears. The time that it takes says nothing of how near a guess was.
+    fn key(&self, request: &Request) -> Option<&Key> {
+        let given = request.headers().get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?;
+        let given = hash(given);
+        let same =
+            |key: &Key| aws_lc_rs::constant_time::verify_slices_are_equal(key.hash.as_ref(), given.as_ref()).is_ok();
+        self.keys.iter().fold(None, |found, key| if same(key) { Some(key) } else { found })
+    }
+}
+
+/// Lets a request pass if its token has the scope of the call. Without tokens anyone who gets here may call, but no page of a browser.
+pub async fn authorise(
+    State(guard): State<Arc<Guard>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
     if OPEN_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let Some(token) = token else {
+    let rules = guard.rules.load_full();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let scope = scope_of(&method, matched);
+    let is_audited = is_audited(&method, matched, rules.audit);
+    let (name, response) = if !guard.is_in_rate(rules.step) {
+        (
+            "",
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "more calls than admin.requests_per_second")
+                .into_response(),
+        )
+    } else {
+        match admit(&rules, &request, scope) {
+            Ok(name) => (name, next.run(request).await),
+            Err(refusal) => ("", refusal.into_response()),
+        }
+    };
+    if is_audited {
+        tracing::info!(
+            target: "holdfast::audit",
+            caller = %caller.addr,
+            token = name,
+            subject = caller.subject.as_deref(),
+            %method,
+            path,
+            status = response.status().as_u16(),
+            "admin call"
+        );
+    }
+    response
+}
+
+/// The name of the token that lets a request pass, or the refusal.
+fn admit<'a>(rules: &'a Rules, request: &Request, scope: Scope) -> Result<&'a str, Refusal> {
+    if rules.keys.is_empty() {
         if request.headers().contains_key(ORIGIN) {
             let message = "a browser's page may not call a listener that has no token; set admin.token";
-            return ApiError::new(StatusCode::FORBIDDEN, "forbidden", message).into_response();
+            return Err(Refusal(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)));
         }
-        return next.run(request).await;
-    };
-    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let fits = given.is_some_and(|given| same(given, token.expose_secret().as_bytes()));
-    if fits {
-        return next.run(request).await;
+        return Ok("");
     }
-    let message = "expected `Authorization: Bearer` with the token of admin.token";
-    let mut refusal = ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response();
-    refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    refusal
+    let Some(key) = rules.key(request) else {
+        let message = "expected `Authorization: Bearer` with a token of admin.token or admin.tokens";
+        return Err(Refusal(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)));
+    };
+    if !key.scopes.contains(&scope) {
+        let message = format!("the token {:?} has not the scope {:?}", key.name, scope.name());
+        return Err(Refusal(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)));
+    }
+    Ok(&key.name)
+}
+
+struct Refusal(ApiError);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = self.0.into_response();
+        if response.status() == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Calls that change something; sends only where all are asked for, since there may be thousands a second.
+fn is_audited(method: &Method, matched: &str, audit: Audit) -> bool {
+    let is_send = matched.ends_with("/messages") || matched == "/v1/broadcast";
+    method != Method::GET && (audit == Audit::All || !is_send)
+}
+
+fn hash(bytes: &[u8]) -> Hash {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes)
 }
 
 /// Gives the framework's own refusals (404, 405, 400, 413) the shape of all others.
@@ -62,10 +210,4 @@ pub async fn shape(request: Request, next: Next) -> Response {
     head.headers.remove(http::header::CONTENT_LENGTH);
     head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Response::from_parts(head, Body::from(body))
-}
-
-/// Compares hashes in constant time, so that neither bytes nor length can be guessed by the clock.
-fn same(given: &[u8], token: &[u8]) -> bool {
-    let hash = |bytes| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    aws_lc_rs::constant_time::verify_slices_are_equal(hash(given).as_ref(), hash(token).as_ref()).is_ok()
 }

@@ -37,7 +37,13 @@ fn describe(operation: &Operation) -> Value {
     let open = OPEN_PATHS.contains(&operation.path);
     if !open {
         answers.insert("401".into(), answer(401, "The bearer token is missing or wrong"));
-        answers.insert("403".into(), answer(403, "A browser's page may not call a listener that has no token"));
+        answers.insert(
+            "403".into(),
+            answer(
+                403,
+                "The token has not the scope of this call; or a browser's page calls a listener that has no token",
+            ),
+        );
     }
     let mut described = json!({
         "summary": operation.summary,

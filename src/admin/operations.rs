@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::routing::{MethodRouter, delete, get, post, put};
+use http::Method;
 
 use super::{AdminState, handlers};
 use crate::command::rest;
@@ -16,6 +17,38 @@ pub enum Body {
     Commands,
     /// `{"level": "…"}`
     Level,
+}
+
+/// What a token may be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything that only looks.
+    Read,
+    /// Commands: send, close, join, leave.
+    Push,
+    /// What concerns the program itself: reload, log level, drain.
+    Admin,
+}
+
+impl Scope {
+    pub const ALL: [Self; 3] = [Self::Read, Self::Push, Self::Admin];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Push => "push",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// The scope that a call needs. `matched` is its path in the table.
+pub fn scope_of(method: &Method, matched: &str) -> Scope {
+    match matched {
+        _ if method == Method::GET => Scope::Read,
+        "/v1/config/reload" | "/v1/log-level" | "/v1/drain" => Scope::Admin,
+        _ => Scope::Push,
+    }
 }
 
 /// One call.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -13,9 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::guard::{Caller, Guard};
 use super::{AdminSettings, AdminState, guard, operations};
 use crate::tasks::Tasks;
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 
 /// How long a request's head may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,15 +27,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     listener: TcpListener,
     settings: AdminSettings,
-    tls: Option<Arc<Tls>>,
+    (tls, guard): (Option<Arc<Tls>>, Arc<Guard>),
     state: AdminState,
     tasks: Tasks,
     mut stop: watch::Receiver<bool>,
 ) {
-    let token = settings.token.map(Arc::new);
     let router = operations::router()
         .layer(DefaultBodyLimit::max(settings.body_size))
-        .layer(middleware::from_fn_with_state(token, guard::authorise))
+        .layer(middleware::from_fn_with_state(guard, guard::authorise))
         .layer(middleware::from_fn(guard::shape))
         .with_state(state);
     loop {
@@ -42,7 +42,7 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, addr)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -51,9 +51,12 @@ pub async fn serve(
         let (router, stop, tls) = (router.clone(), stop.clone(), tls.clone());
         tasks.spawn(async move {
             match tls {
-                None => http(stream, router, stop).await,
+                None => http(stream, Caller { addr, subject: None }, router, stop).await,
                 Some(tls) => match tls.accept(stream, HEADER_TIMEOUT).await {
-                    Ok(stream) => http(stream, router, stop).await,
+                    Ok(stream) => {
+                        let subject = tls::subject(&stream).map(Into::into);
+                        http(stream, Caller { addr, subject }, router, stop).await;
+                    }
                     Err(error) => tracing::debug!("TLS handshake with the admin listener failed: {error}"),
                 },
             }
@@ -61,13 +64,14 @@ pub async fn serve(
     }
 }
 
-async fn http<S>(stream: S, router: Router, mut stop: watch::Receiver<bool>)
+async fn http<S>(stream: S, caller: Caller, router: Router, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection =
+        http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.layer(Extension(caller))));
     let mut connection = std::pin::pin!(connection);
     let stopped = tokio::select! {
         // A client that breaks off breaks only its own connection.

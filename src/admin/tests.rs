@@ -67,6 +67,11 @@ struct Server {
 
 impl Server {
     async fn start(token: Option<&str>) -> Self {
+        let token = token.map(|token| ("token", token, &Scope::ALL[..]));
+        Self::start_with(token.as_slice(), None, Audit::Changes).await
+    }
+
+    async fn start_with(tokens: &[(&str, &str, &[Scope])], requests_per_second: Option<u32>, audit: Audit) -> Self {
         let metrics = Arc::new(Metrics::new());
         let draft = Draft { endpoints: vec![], upstreams: Default::default(), hash: String::new() };
         let snapshot = Snapshot::build(draft, None, None, &metrics).expect("a snapshot");
@@ -76,14 +81,30 @@ impl Server {
         let addr = listener.local_addr().expect("an address");
         let settings = AdminSettings {
             listen: addr,
-            token: token.map(|t| SecretString::from(t.to_owned())),
+            tokens: tokens
+                .iter()
+                .map(|(name, token, scopes)| TokenSettings {
+                    name: (*name).into(),
+                    token: SecretString::from((*token).to_owned()),
+                    scopes: scopes.to_vec(),
+                })
+                .collect(),
+            requests_per_second,
+            audit,
             body_size: 1000,
             tls: None,
         };
         let state = AdminState { deliver: deliver.clone(), metrics, control: Arc::new(Fake::default()) };
         let stop = watch::Sender::new(false);
         let tasks = Tasks::new();
-        tasks.spawn(serve(listener, settings, None, state, tasks.clone(), stop.subscribe()));
+        tasks.spawn(serve(
+            listener,
+            settings.clone(),
+            (None, Guard::new(&settings)),
+            state,
+            tasks.clone(),
+            stop.subscribe(),
+        ));
         Self { addr, deliver, _stop: stop }
     }
 
@@ -223,4 +244,48 @@ async fn with_a_token_only_probes_pass_without_it() {
     }
     let bearer = &[("authorization", "Bearer secret"), ("origin", "https://console.example.com")];
     assert_eq!(server.ask("GET", "/v1/config", bearer, "").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_token_may_do_what_its_scopes_say_and_no_more() {
+    let tokens: [(&str, &str, &[Scope]); 4] = [
+        ("looker", "r", &[Scope::Read]),
+        ("pusher", "p", &[Scope::Push]),
+        ("boss", "a", &[Scope::Admin]),
+        ("both", "b", &[Scope::Read, Scope::Push]),
+    ];
+    let server = Server::start_with(&tokens, None, Audit::Changes).await;
+    for operation in operations::OPERATIONS.iter().filter(|o| !operations::OPEN_PATHS.contains(&o.path)) {
+        let (id, _registration) = server.connection();
+        let (path, body) = request_for(operation.path, operation.method, &id);
+        let scope = operations::scope_of(&operation.method.to_uppercase().parse().expect("a method"), operation.path);
+        for (name, token, scopes) in tokens {
+            let bearer = format!("Bearer {token}");
+            let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+            let (status, answer) = server.ask(operation.method, &path, &headers, body).await;
+            let refused = status == 403 && answer["error"]["code"] == "forbidden";
+            assert_eq!(refused, !scopes.contains(&scope), "{name}: {} {path}: {status} {answer}", operation.method);
+            if refused {
+                let says = answer["error"]["message"].as_str().expect("a message");
+                assert!(says.contains(name) && says.contains(scope.name()), "{says}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_over_the_rate_are_refused_and_probes_are_not() {
+    let server = Server::start_with(&[("t", "secret", &Scope::ALL)], Some(5), Audit::Changes).await;
+    let bearer = &[("authorization", "Bearer secret")];
+    for _ in 0..5 {
+        assert_eq!(server.ask("GET", "/v1/config", bearer, "").await.0, 200);
+    }
+    let (status, answer) = server.ask("GET", "/v1/config", bearer, "").await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (429, &Value::from("rate_limited")));
+    assert_eq!(server.ask("GET", "/v1/config", &[("authorization", "Bearer guess")], "").await.0, 429, "guesses count");
+    assert_eq!(server.ask("GET", "/healthz", &[], "").await.0, 200);
+    // One comes back each fifth of a second.
+    tokio::time::advance(std::time::Duration::from_millis(200)).await;
+    assert_eq!(server.ask("GET", "/v1/config", bearer, "").await.0, 200);
+    assert_eq!(server.ask("GET", "/v1/config", bearer, "").await.0, 429);
 }

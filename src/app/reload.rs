@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Rabbitmq, TlsSides};
+use super::{Rabbitmq, Sides};
 use crate::config::{self, Fixed, Loaded};
 use crate::drain::{Drain, DrainSettings};
 use crate::pipeline::Pipeline;
@@ -25,7 +25,7 @@ pub struct Reloader {
     path: Option<PathBuf>,
     pipeline: Arc<Pipeline>,
     rabbitmq: Option<Rabbitmq>,
-    tls: TlsSides,
+    sides: Sides,
     metrics: Arc<Metrics>,
     log: LogHandle,
     /// The settings in use that are not part of the snapshot.
@@ -59,7 +59,7 @@ impl Reloader {
     pub(super) fn new(
         path: Option<PathBuf>,
         fixed: Fixed,
-        (pipeline, rabbitmq, tls): (Arc<Pipeline>, Option<Rabbitmq>, TlsSides),
+        (pipeline, rabbitmq, sides): (Arc<Pipeline>, Option<Rabbitmq>, Sides),
         metrics: Arc<Metrics>,
         log: LogHandle,
     ) -> Arc<Self> {
@@ -67,7 +67,7 @@ impl Reloader {
             path,
             pipeline,
             rabbitmq,
-            tls,
+            sides,
             metrics,
             log,
             fixed: Mutex::new(fixed),
@@ -209,7 +209,7 @@ impl Reloader {
         let snapshot = Snapshot::build(loaded.draft, Some(&old), broker, &self.metrics);
         let snapshot = snapshot.map_err(|error| vec![error.to_string()])?;
         let generation = snapshot.generation;
-        self.tls.swap(&self.fixed.lock(), &loaded.fixed).map_err(|error| vec![format!("tls: {error}")])?;
+        self.sides.swap(&self.fixed.lock(), &loaded.fixed).map_err(|error| vec![format!("tls: {error}")])?;
         self.pipeline.swap(snapshot);
         *self.fixed.lock() = loaded.fixed;
         self.files.send_replace(loaded.files);

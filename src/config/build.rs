@@ -1,6 +1,7 @@
 //! From the read tree to each module's settings: names that must exist, files that must compile, rules between keys.
 //! Must not know how modules work.
 
+mod admin;
 mod rabbitmq;
 mod tls;
 
@@ -17,7 +18,6 @@ use super::error::{Problem, Problems, did_you_mean};
 use super::files::Files;
 use super::raw::{Entry, Used};
 use super::{Fixed, Loaded};
-use crate::admin::AdminSettings;
 use crate::drain::DrainSettings;
 use crate::listener::ListenerSettings;
 use crate::routing::{EventName, Pattern, Pointer};
@@ -25,7 +25,6 @@ use crate::schema::Schema;
 use crate::snapshot::{Draft, EndpointDraft, Heartbeat, Limits, OnFailure, RouteDraft, Validate};
 use crate::telemetry::logging::{self, LogFormat, LogSettings};
 use crate::telemetry::spans::SpanSettings;
-use crate::tls::ClientAuth;
 use crate::upstream::http::{HttpSettings, Mode, Version};
 use crate::upstream::{Settings, http::HttpUpstream};
 
@@ -102,25 +101,6 @@ impl Build<'_> {
             self.problem(entry, problem, "write for instance `0.0.0.0:8000` or `[::]:8000`".to_owned());
             SocketAddr::from(([127, 0, 0, 1], 0))
         })
-    }
-
-    fn admin(&mut self, admin: &Entry) -> AdminSettings {
-        let listen = self.address(admin.get("listen"));
-        let token = admin.get("token").text().filter(|token| !token.is_empty());
-        let tls = self.tls(admin.get("tls"));
-        let asks =
-            tls.as_ref().is_some_and(|tls| tls.client_ca_pem.is_some() && tls.client_auth == ClientAuth::Required);
-        if token.is_none() && !asks && !is_loopback(listen.ip()) {
-            let hint =
-                "set `admin.token`, ask for client certificates by `admin.tls`, or listen on 127.0.0.1".to_owned();
-            self.problem(admin.get("listen"), "not on loopback, and there is no token", hint);
-        }
-        AdminSettings {
-            listen,
-            token: token.map(|token| SecretString::from(token.to_owned())),
-            body_size: admin.get("body_size").size(),
-            tls,
-        }
     }
 
     fn drain(&mut self, drain: &Entry) -> DrainSettings {
@@ -220,11 +200,12 @@ impl Build<'_> {
             breaker_failures: u32::try_from(breaker.get("failures").size()).unwrap_or(u32::MAX),
             breaker_open: duration(breaker.get("open")),
             dns_refresh: duration(http.get("dns_refresh")),
-            ca_pem: self.pem(http.get("ca_file")),
+            ca_pem: self.file_text(http.get("ca_file")),
         }
     }
 
-    fn pem(&mut self, entry: &Entry) -> Option<Arc<str>> {
+    /// The text of a file that is named.
+    fn file_text(&mut self, entry: &Entry) -> Option<Arc<str>> {
         match self.files.text(entry.text()?) {
             Ok(text) => Some(text.into()),
             Err(reason) => {

@@ -1,5 +1,7 @@
 //! The table of every key: its shape, default and meaning. The reader, the JSON Schema and `docs/configuration.md` all come from it.
 
+mod rabbitmq;
+
 /// What a value may be.
 pub enum Shape {
     Text,
@@ -92,7 +94,12 @@ pub const ROOT: Shape = Map(&[
     cold("tracing", Map(TRACING), Absent("no spans"), "Export of spans by OpenTelemetry."),
     hot("upstreams", Named(&Map(UPSTREAM)), Required, "Named handlers that take events. Names are `[a-z0-9_-]+`."),
     hot("endpoints", List(&Map(ENDPOINT)), Required, "The URL paths that clients connect to."),
-    cold("rabbitmq", Map(RABBITMQ), Absent("no broker"), "The RabbitMQ broker; see [rabbitmq.md](rabbitmq.md)."),
+    cold(
+        "rabbitmq",
+        Map(rabbitmq::RABBITMQ),
+        Absent("no broker"),
+        "The RabbitMQ broker; see [rabbitmq.md](rabbitmq.md).",
+    ),
     cold("cluster", Reserved("a cluster is not part of this version; remove it"), Absent(""), "Reserved for clusters."),
 ]);
 
@@ -156,11 +163,24 @@ const ADMIN: &[Key] = &[
         Is("127.0.0.1:8001"),
         "Address and port of the admin listener. Not on loopback it needs a token, or client certificates.",
     ),
-    cold(
+    hot(
         "token",
         Secret,
         Absent("no token; only on loopback"),
-        "Bearer token that every call but the health probes must bear.",
+        "Bearer token for everything. Every call but the health probes must bear a token, if there is any.",
+    ),
+    hot("tokens", Named(&Map(TOKEN)), Absent("none"), "More tokens, by the name that the audit log shows."),
+    hot(
+        "requests_per_second",
+        Integer(1, 1_000_000),
+        Absent("no limit"),
+        "Calls of all callers together; more are answered 429.",
+    ),
+    hot(
+        "audit",
+        Choice(&["changes", "all"]),
+        Is("changes"),
+        "Calls that the log tells of under `holdfast::audit`: all that change something but sends, or those too.",
     ),
     cold("body_size", Size(KIB, GIB), Is("1MiB"), "Bytes of one request's body; more is answered 413."),
     hot(
@@ -168,6 +188,17 @@ const ADMIN: &[Key] = &[
         Map(TLS),
         Absent("HTTP without TLS"),
         "As `tls`, for this listener. Required client certificates do instead of a token.",
+    ),
+];
+
+const TOKEN: &[Key] = &[
+    hot("token", Secret, Absent("see `token_file`"), "The token."),
+    hot("token_file", Text, Absent("see `token`"), "File with the token, read anew when it changes."),
+    hot(
+        "scopes",
+        List(&Choice(&["read", "push", "admin"])),
+        Required,
+        "`read`: everything that only looks. `push`: send, close, join, leave. `admin`: reload, log level, drain.",
     ),
 ];
 
@@ -193,124 +224,10 @@ const TRACING: &[Key] = &[
 
 const UPSTREAM: &[Key] = &[
     hot("http", Map(HTTP), Absent("see `amqp`"), "An HTTP handler."),
-    hot("amqp", Map(AMQP), Absent("see `http`"), "An exchange of the broker under `rabbitmq`."),
-];
-
-const AMQP: &[Key] = &[
-    hot(
-        "exchange",
-        Text,
-        Required,
-        "Name or template of the exchange. `\"\"` is the default exchange, which takes a queue's name as routing key.",
-    ),
-    hot(
-        "routing_key",
-        Text,
-        Required,
-        "Template: `{event}`, `{userid}`, `{endpoint}`, `{connectionid}`, or a JSON Pointer such as `{/order/region}`. What a client \
-         chose is escaped, so that it adds no segment; `{+event}` puts it in as it is.",
-    ),
-    hot("declare", DECLARE, Is("true"), DECLARE_DOC),
-    hot(
-        "type",
-        Choice(&["topic", "direct", "fanout", "headers"]),
-        Is("topic"),
-        "Type of the exchange that is declared.",
-    ),
-    hot(
-        "queues",
-        Named(&Map(AMQP_QUEUE)),
-        Absent("none"),
-        "Durable queues that are declared and bound with the exchange.",
-    ),
-    hot("persistent", FLAG, Is("true"), "Messages survive a restart of the broker in durable queues."),
-    hot(
-        "mandatory",
-        FLAG,
-        Is("true"),
-        "A message that no queue takes comes back, and its sender is told `unroutable`. Otherwise it is lost and confirmed.",
-    ),
-    hot("expiration", Duration(1, YEAR), Absent("none"), "How long a message may wait in a queue."),
-    hot("deadline", Duration(1, HOUR), Is("30s"), "Of an event until its confirm, counted from its receipt."),
-    hot("window", Integer(1, 10_000), Is("1024"), "Unconfirmed messages on one channel."),
-    hot("channels", Integer(1, 64), Is("1"), "Channels. Messages of one connection keep to one."),
-];
-
-const AMQP_QUEUE: &[Key] = &[
-    hot("bind", Text, Is("#"), "Binding key to the exchange."),
-    hot("type", QUEUE_TYPE, Is("quorum"), "Type of the queue."),
+    hot("amqp", Map(rabbitmq::AMQP), Absent("see `http`"), "An exchange of the broker under `rabbitmq`."),
 ];
 
 const FLAG: Shape = Choice(&["true", "false"]);
-const DECLARE: Shape = Choice(&["true", "passive", "false"]);
-const QUEUE_TYPE: Shape = Choice(&["quorum", "classic"]);
-const DECLARE_DOC: &str =
-    "`true` makes what is missing, `passive` only looks for it and says what is missing, `false` does neither.";
-
-const RABBITMQ: &[Key] = &[
-    cold(
-        "url",
-        Texts,
-        Required,
-        "`amqp:` or `amqps:` URL with the virtual host as path (`%2f` is `/`). A list is tried in turn.",
-    ),
-    cold(
-        "username_file",
-        Text,
-        Absent("the URL's user"),
-        "File with the user's name, read anew for each attempt to connect.",
-    ),
-    cold("password_file", Text, Absent("the URL's password"), "File with the password, read as `username_file` is."),
-    cold(
-        "ca_file",
-        Text,
-        Absent("the system's authorities"),
-        "PEM file of authorities trusted beside the system's, for `amqps:`.",
-    ),
-    cold("heartbeat", Duration(SECOND, HOUR), Is("10s"), "A broker that is silent for twice this is given up."),
-    cold("connect_timeout", Duration(10, HOUR), Is("5s"), "Of one attempt to connect."),
-    cold(
-        "backoff_min",
-        Duration(1, HOUR),
-        Is("200ms"),
-        "Pause after the first failed attempt; it doubles, with jitter.",
-    ),
-    cold("backoff_max", Duration(1, HOUR), Is("10s"), "The longest pause."),
-    cold(
-        "readiness_grace",
-        Duration(0, YEAR),
-        Is("30s"),
-        "`/readyz` stays 200 while the broker is away for less than this; as long as a message's deadline, buffers hold.",
-    ),
-    cold(
-        "commands_queue",
-        Text,
-        Is("holdfast.commands"),
-        "Queue that commands come from, shared by all nodes. `\"\"` consumes nothing but the replies of workers.",
-    ),
-    cold("commands_declare", DECLARE, Is("true"), DECLARE_DOC),
-    cold("commands_type", QUEUE_TYPE, Is("quorum"), "Type of the commands queue and of the dead-letter queue."),
-    cold("commands_prefetch", Integer(1, 65_535), Is("256"), "Commands under way, not acked."),
-    cold("commands_size", Size(KIB, GIB), Is("1MiB"), "Bytes of one command message; a larger one is dead-lettered."),
-    cold(
-        "commands_wait",
-        Duration(0, HOUR),
-        Is("5s"),
-        "How long a command waits, unacked, for a client that does not read.",
-    ),
-    cold(
-        "commands_gone",
-        Choice(&["drop", "dead_letter"]),
-        Is("drop"),
-        "What becomes of a command whose connection is gone: counted and acked, or dead-lettered.",
-    ),
-    cold(
-        "dead_letter_queue",
-        Text,
-        Is("holdfast.commands.dead"),
-        "Queue for commands that cannot be carried out. `\"\"` rejects them, and the queue's own policy counts.",
-    ),
-];
 
 const CONNECT: &[Key] = &[
     hot("upstream", Text, Required, "Name of the upstream."),

@@ -246,6 +246,11 @@ fn tls_and_proxies_are_checked_with_their_files() {
         (format!("tls: {{{pair}, version_min: \"1.1\"}}"), "expected 1.2 or 1.3"),
         ("proxies: {}".to_owned(), "proxies.trusted: missing"),
         ("proxies: {trusted: [10.0.0.0/33]}".to_owned(), "expected an address or a network"),
+        ("admin: {tokens: {a: {scopes: [read]}}}".to_owned(), "expected one of `token` and `token_file`"),
+        ("admin: {tokens: {a: {token: x, token_file: a.key, scopes: [read]}}}".to_owned(), "expected one of"),
+        ("admin: {tokens: {a: {token: x, scopes: []}}}".to_owned(), "expected at least one of read, push and admin"),
+        ("admin: {tokens: {a: {token: x, scopes: [write]}}}".to_owned(), "expected read or push or admin"),
+        ("admin: {tokens: {a: {token_file: no.token, scopes: [read]}}}".to_owned(), "cannot read"),
         (format!("admin: {{listen: \"0.0.0.0:1\", tls: {{{pair}}}}}"), "ask for client certificates by `admin.tls`"),
     ] {
         let lines = problems(&head);
@@ -287,7 +292,7 @@ fn restart_only_changes_are_named() {
     assert!(restart_only_changes(&old, &fixed(&with("upstreams:", hot))).is_empty());
     let cold = "listen: 127.0.0.1:1\nadmin: {token: abc}\nconnections: 5\nhandshake: {timeout: 1s}\nupstreams:";
     let changes = restart_only_changes(&old, &fixed(&with("upstreams:", cold)));
-    assert_eq!(changes, ["listen", "connections", "handshake.timeout", "admin.token"]);
+    assert_eq!(changes, ["listen", "connections", "handshake.timeout"]);
 }
 
 #[test]

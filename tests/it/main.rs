@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests run no drain")]
 
+mod admin;
 mod codes;
 mod drain;
 mod events;

@@ -26,7 +26,7 @@ impl Build<'_> {
             username_file: file(self, entry.get("username_file")),
             password_file: file(self, entry.get("password_file")),
             // Read when it is needed; here only to see that it can be.
-            ca_file: self.pem(entry.get("ca_file")).and(file(self, entry.get("ca_file"))),
+            ca_file: self.file_text(entry.get("ca_file")).and(file(self, entry.get("ca_file"))),
             heartbeat: duration(entry.get("heartbeat")),
             connect_timeout: duration(entry.get("connect_timeout")),
             backoff_min: duration(min),

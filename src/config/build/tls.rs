@@ -21,7 +21,7 @@ impl Build<'_> {
         let certificates = entry.get("certificates");
         let settings = TlsSettings {
             certificates: certificates.list().iter().map(|certificate| self.certificate(certificate)).collect(),
-            client_ca_pem: self.pem(entry.get("client_ca_file")),
+            client_ca_pem: self.file_text(entry.get("client_ca_file")),
             client_auth: match entry.get("client_auth").text() {
                 Some("optional") => ClientAuth::Optional,
                 _ => ClientAuth::Required,
@@ -71,8 +71,8 @@ impl Build<'_> {
     }
 
     fn certificate(&mut self, entry: &Entry) -> CertificateSettings {
-        let chain_pem = self.pem(entry.get("cert_file")).unwrap_or_default();
-        let key = self.pem(entry.get("key_file")).as_deref().map(str::to_owned).unwrap_or_default();
+        let chain_pem = self.file_text(entry.get("cert_file")).unwrap_or_default();
+        let key = self.file_text(entry.get("key_file")).as_deref().map(str::to_owned).unwrap_or_default();
         CertificateSettings { chain_pem: Arc::clone(&chain_pem), key_pem: SecretString::from(key) }
     }
 }
