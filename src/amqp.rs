@@ -83,7 +83,11 @@ impl Broker {
         let stop = watch::Sender::new(false);
         let backoff = Backoff { min: settings.backoff_min, max: settings.backoff_max };
         let settings = Arc::new(settings);
-        let role = |role| supervisor::start(role, settings.clone(), node, metrics, &tasks, stop.subscribe());
+        let found = watch::Sender::new(0);
+        let role = |role| {
+            let signals = (found.clone(), stop.subscribe());
+            supervisor::start(role, settings.clone(), node, metrics, &tasks, signals)
+        };
         Arc::new(Self {
             node_queue: node_queue(node),
             publishing: role(Role::Publishing),

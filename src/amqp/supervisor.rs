@@ -131,7 +131,7 @@ pub fn start(
     node: NodeId,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
-    stop: watch::Receiver<bool>,
+    (found, stop): (watch::Sender<u64>, watch::Receiver<bool>),
 ) -> Handle {
     let status = LinkStatus {
         role: role.name(),
@@ -145,7 +145,7 @@ pub fn start(
     let link = watch::Sender::new(Link::default());
     let handle = Handle { link: link.subscribe(), shared: shared.clone() };
     let backoff = Backoff { min: settings.backoff_min, max: settings.backoff_max };
-    let supervisor = Supervisor { role, settings, node, metrics: metrics.clone(), link, shared, backoff, stop };
+    let supervisor = Supervisor { role, settings, node, metrics: metrics.clone(), link, shared, backoff, found, stop };
     tasks.spawn(supervisor.run());
     handle
 }
@@ -158,6 +158,8 @@ struct Supervisor {
     link: watch::Sender<Link>,
     shared: Arc<Shared>,
     backoff: Backoff,
+    /// Counted up when either connection is made: the other one need not wait any longer.
+    found: watch::Sender<u64>,
     stop: watch::Receiver<bool>,
 }
 
@@ -169,8 +171,10 @@ impl Supervisor {
         let mut stop = self.stop.clone();
         let mut failed = 0_u32;
         let mut hung = HashSet::new();
+        let mut found = self.found.subscribe();
         for attempt in 0_usize.. {
             let url = attempt % self.settings.urls.len();
+            found.mark_unchanged();
             let result = tokio::select! {
                 result = self.attempt(url, &mut hung) => result,
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -197,8 +201,10 @@ impl Supervisor {
             }
             failed += 1;
             let pause = self.backoff.delay(failed, None, Duration::MAX, rand::random()).unwrap_or(self.backoff.max);
-            if timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok() {
-                break;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = found.changed() => {}
+                _ = stop.wait_for(|stop| *stop) => break,
             }
         }
         self.link.send_replace(Link { stopped: true, ..Link::default() });
@@ -306,6 +312,7 @@ impl Supervisor {
             );
         }
         *self.shared.away_since.lock() = None;
+        self.found.send_modify(|found| *found += 1);
         self.link.send_replace(Link { connection: Some(connection), ..Link::default() });
     }
 
