@@ -30,6 +30,28 @@ pub use upstream::{Reply, Upstream};
 /// How long a condition may take before its test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The size of a test of an outage, which the environment may raise: clients, messages of each, pace and outage in milliseconds.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub clients: usize,
+    pub messages: usize,
+    pub pace: Duration,
+    pub outage: Duration,
+}
+
+impl Size {
+    pub fn from_environment(name: &str, otherwise: &str) -> Self {
+        let text = std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
+        let numbers: Vec<u64> = text.split(' ').map(|n| n.parse().expect("four numbers")).collect();
+        Self {
+            clients: numbers[0] as usize,
+            messages: numbers[1] as usize,
+            pace: Duration::from_millis(numbers[2]),
+            outage: Duration::from_millis(numbers[3]),
+        }
+    }
+}
+
 /// A running Holdfast with its configuration in a folder of its own.
 pub struct Holdfast {
     pub listen: SocketAddr,

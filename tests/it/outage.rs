@@ -1,38 +1,21 @@
 //! An upstream that dies and comes back: nothing is lost, nothing is reordered, no socket closes.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{Holdfast, Upstream, yaml};
+use crate::harness::{Holdfast, Size, Upstream, yaml};
 
-/// A size of the test, which the environment may raise: the full figure is 1,000 clients that send a message each 100 ms, 300 in
-/// all, over an outage of 20 s (`HOLDFAST_OUTAGE="1000 300 100 20000" cargo test --release --test it outage`).
-struct Size {
-    clients: usize,
-    messages: usize,
-    pace: Duration,
-    outage: Duration,
-}
-
-impl Size {
-    fn new() -> Self {
-        let text = std::env::var("HOLDFAST_OUTAGE").unwrap_or_else(|_| "100 40 50 1500".into());
-        let numbers: Vec<u64> = text.split(' ').map(|n| n.parse().expect("four numbers")).collect();
-        Self {
-            clients: numbers[0] as usize,
-            messages: numbers[1] as usize,
-            pace: Duration::from_millis(numbers[2]),
-            outage: Duration::from_millis(numbers[3]),
-        }
-    }
+/// The full figure is 1,000 clients that send a message each 100 ms, 300 in all, over an outage of 20 s
+/// (`HOLDFAST_OUTAGE="1000 300 100 20000" cargo test --release --test it outage`).
+fn size() -> Size {
+    Size::from_environment("HOLDFAST_OUTAGE", "100 40 50 1500")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_reordered_over_an_outage() {
-    let size = Size::new();
+    let size = size();
     let mut app = Upstream::echo().await;
     let upstream = "retry: {backoff_min: 20ms, backoff_max: 200ms}, breaker: {failures: 5, open: 200ms}";
     let routes = "disconnect: app\nroutes: [{event: \"*\", upstream: app}]";

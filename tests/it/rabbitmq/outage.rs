@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use holdfast::amqp::{AMQPValue, BasicProperties, FieldTable, LongString};
@@ -13,29 +12,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::events::commands;
 use crate::harness::broker::{Broker, Taken, amqp_yaml, take_all, unique};
-use crate::harness::{Holdfast, PATIENCE, Proxy, eventually};
+use crate::harness::{Holdfast, PATIENCE, Proxy, Size, eventually};
 
-/// The size of the tests, which the environment may raise: clients, messages of each, pace and outage in milliseconds. The full
-/// figure is `HOLDFAST_BROKER_OUTAGE="200 500 50 10000" cargo test --release --test it rabbitmq::outage`.
-#[derive(Clone, Copy)]
-struct Size {
-    clients: usize,
-    messages: usize,
-    pace: Duration,
-    outage: Duration,
-}
-
-impl Size {
-    fn new() -> Self {
-        let text = std::env::var("HOLDFAST_BROKER_OUTAGE").unwrap_or_else(|_| "40 100 50 1500".into());
-        let numbers: Vec<u64> = text.split(' ').map(|n| n.parse().expect("four numbers")).collect();
-        Self {
-            clients: numbers[0] as usize,
-            messages: numbers[1] as usize,
-            pace: Duration::from_millis(numbers[2]),
-            outage: Duration::from_millis(numbers[3]),
-        }
-    }
+/// The full figure is `HOLDFAST_BROKER_OUTAGE="200 500 50 10000" cargo test --release --test it rabbitmq::outage`.
+fn size() -> Size {
+    Size::from_environment("HOLDFAST_BROKER_OUTAGE", "40 100 50 1500")
 }
 
 /// A storm of messages to one durable queue, during which something happens to the broker.
@@ -48,7 +29,7 @@ struct Storm {
 
 impl Storm {
     async fn start(url: &str) -> Self {
-        let (size, queue) = (Size::new(), unique("storm"));
+        let (size, queue) = (size(), unique("storm"));
         let app = format!("exchange: {queue}, routing_key: k, queues: {{{queue}: {{type: classic}}}}");
         // Several at once: order must not depend on one message at a time.
         let yaml =
