@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{
     CONNECTION, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -90,11 +91,14 @@ struct Opened {
 }
 
 impl Opened {
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(self, parts: Parts<TokioIo<S>>) {
+    /// The session as it is: a future around it would hold it twice.
+    fn serve<S>(self, parts: Parts<TokioIo<S>>) -> impl Future<Output = ()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
         let Self { services, endpoint, connection, registration, greeting } = self;
         let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, endpoint.draft.limits.message_size);
-        drop(parts.read_buf);
-        Session::new(services, endpoint, connection, registration, socket).run(greeting).await;
+        Session::new(services, endpoint, connection, registration, socket).run(greeting)
     }
 
     /// The client left before its answer.
@@ -223,15 +227,16 @@ impl Upgrader {
         self.tasks.spawn(async move {
             let _place = place;
             let opened = Opened { services, endpoint, connection, registration, greeting };
-            let plain = upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>);
-            match plain {
-                Ok(Ok(parts)) => opened.serve(parts).await,
+            // Boxed, so that this task is not as large as the largest kind of session, nor holds what only the upgrade needed.
+            let session: BoxFuture<'static, ()> = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
+                Ok(Ok(parts)) => Box::pin(opened.serve(parts)),
                 Ok(Err(upgraded)) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                    Ok(parts) => Box::pin(opened.serve(parts)).await,
-                    Err(_) => opened.give_up().await,
+                    Ok(parts) => Box::pin(opened.serve(parts)),
+                    Err(_) => Box::pin(opened.give_up()),
                 },
-                Err(_) => opened.give_up().await,
-            }
+                Err(_) => Box::pin(opened.give_up()),
+            };
+            session.await;
         });
         answer
     }
