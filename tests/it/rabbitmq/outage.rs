@@ -258,21 +258,22 @@ async fn publish_all(url: String, queue: String, orders: Vec<(String, String, St
     let mut open: Option<Channel> = None;
     for chunk in orders.chunks(50) {
         let done = async {
+            // A confirm that was in flight when the broker died may never resolve: each attempt has a limit of its own.
             loop {
-                let channel = match open.take() {
-                    Some(channel) => channel,
-                    None => match connect(&url).await {
-                        Ok(channel) => channel,
-                        Err(_) => continue,
-                    },
+                let attempt = async {
+                    let channel = match open.take() {
+                        Some(channel) => channel,
+                        None => connect(&url).await?,
+                    };
+                    publish_chunk(&channel, &queue, chunk).await.map(|()| channel)
                 };
-                if publish_chunk(&channel, &queue, chunk).await.is_ok() {
+                if let Ok(Ok(channel)) = tokio::time::timeout(PATIENCE / 4, attempt).await {
                     open = Some(channel);
                     return;
                 }
             }
         };
-        tokio::time::timeout(PATIENCE * 2, done).await.expect("published in time");
+        tokio::time::timeout(PATIENCE * 3, done).await.expect("published in time");
     }
 }
 
