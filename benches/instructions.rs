@@ -113,6 +113,7 @@ fn fanout() -> Box<dyn FnMut()> {
             endpoint: "/ws".into(),
             user: None,
             context: None,
+            grant: None,
             remote_addr: ([127, 0, 0, 1], 1).into(),
             subprotocol: None,
             send_buffer: 1 << 20,

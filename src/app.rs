@@ -29,12 +29,11 @@ use crate::pipeline::Pipeline;
 use crate::registry::Registry;
 use crate::session::Services;
 use crate::session::task::CLOSE_TIMEOUT;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, SnapshotError};
 use crate::tasks::Tasks;
 use crate::telemetry::logging::LogHandle;
 use crate::telemetry::{Metrics, Spans};
 use crate::tls::{Tls, TlsError, TlsSettings};
-use crate::upstream::UpstreamError;
 
 use control::AppControl;
 pub use reload::Reloader;
@@ -43,7 +42,7 @@ pub use reload::Reloader;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
-    Upstream(#[from] UpstreamError),
+    Snapshot(#[from] SnapshotError),
     #[error("cannot listen on {addr} ({key}): {source}; choose another address or stop what listens there")]
     Listen { key: &'static str, addr: SocketAddr, source: std::io::Error },
     #[error("tls: {0}")]

@@ -10,6 +10,8 @@ pub enum ErrorCode {
     MissingEvent,
     UnknownEvent,
     SchemaViolation,
+    Unauthorized,
+    Forbidden,
     RateLimited,
     Overloaded,
     UpstreamRejected,
@@ -21,11 +23,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes with what they mean, in the order of the documentation.
-    pub const ALL: [(ErrorCode, &'static str); 11] = [
+    pub const ALL: [(ErrorCode, &'static str); 13] = [
         (Self::InvalidJson, "the message is not JSON"),
         (Self::MissingEvent, "the message has no string at the endpoint's event pointer"),
         (Self::UnknownEvent, "no route takes this event"),
         (Self::SchemaViolation, "the message does not fit the route's JSON Schema; `errors` names each place"),
+        (Self::Unauthorized, "the token that was sent is refused; the message says why"),
+        (Self::Forbidden, "the connection's token does not allow this event, or the group that it would join"),
         (Self::RateLimited, "the connection sent more messages than its limit; `retry_after_ms` says when to go on"),
         (Self::Overloaded, "the upstream has more calls waiting than its limits allow"),
         (Self::UpstreamRejected, "the upstream answered 4xx, with its `status`, or the broker refused the message"),
@@ -41,6 +45,8 @@ impl ErrorCode {
             Self::MissingEvent => "missing_event",
             Self::UnknownEvent => "unknown_event",
             Self::SchemaViolation => "schema_violation",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
             Self::UpstreamRejected => "upstream_rejected",
@@ -83,9 +89,10 @@ impl CloseCode {
     pub const APPLICATION: Self = Self(4500);
     pub const ABUSE: Self = Self(4501);
     pub const REVOKED: Self = Self(4502);
+    pub const UNAUTHORIZED: Self = Self(4503);
 
     /// The codes that Holdfast itself sends, with what they mean, in the order of the documentation.
-    pub const ALL: [(CloseCode, &'static str); 14] = [
+    pub const ALL: [(CloseCode, &'static str); 15] = [
         (Self::NORMAL, "the client closed; its code is echoed"),
         (Self::PROTOCOL_ERROR, "a frame breaks RFC 6455"),
         (Self::INVALID_UTF8, "a text message is not UTF-8"),
@@ -95,11 +102,15 @@ impl CloseCode {
         (Self::SLOW_CONSUMER, "more than `limits.send_buffer` bytes waited for this client to read"),
         (Self::IDLE, "no message within `idle_timeout`"),
         (Self::LIFETIME, "the connection reached `lifetime`"),
-        (Self::TOKEN_EXPIRED, "the client's token expired"),
+        (Self::TOKEN_EXPIRED, "the client's token expired; reconnect with a new one"),
         (Self::NOT_DELIVERED, "a message was not delivered and its route says `on_failure: close`"),
         (Self::APPLICATION, "the application's command closed the connection and named no code"),
         (Self::ABUSE, "more than `limits.invalid_messages` messages were refused"),
         (Self::REVOKED, "the client's permission was revoked"),
+        (
+            Self::UNAUTHORIZED,
+            "no token came as the first message, or it was refused, or the application refused its bearer",
+        ),
     ];
 
     /// True for a code that an endpoint may send in a close frame (RFC 6455 section 7.4.2).

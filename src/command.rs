@@ -4,6 +4,7 @@
 mod error;
 pub mod queue;
 pub mod rest;
+pub mod revocations;
 
 pub use error::ApiError;
 pub use queue::{CommandQueues, CommandsSettings, Gone};

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use crate::claims::Grant;
 use crate::ids::ConnectionId;
 use crate::mailbox::Mailbox;
 
@@ -25,8 +26,14 @@ pub struct Connection {
     pub received: AtomicU64,
     /// Messages written to the client.
     pub sent: AtomicU64,
-    context: Mutex<Option<Arc<str>>>,
+    bearer: Mutex<Bearer>,
     membership: Mutex<Membership>,
+}
+
+/// What may change of who a connection is.
+struct Bearer {
+    context: Option<Arc<str>>,
+    grant: Option<Arc<Grant>>,
 }
 
 /// The groups of a connection; none once it has left the registry, so that a late join cannot leave a ghost behind.
@@ -52,6 +59,8 @@ pub struct Opening {
     pub endpoint: Arc<str>,
     pub user: Option<Arc<str>>,
     pub context: Option<Arc<str>>,
+    /// What its token gave it.
+    pub grant: Option<Arc<Grant>>,
     pub remote_addr: SocketAddr,
     pub subprotocol: Option<Arc<str>>,
     /// Bytes that may wait for the client to read.
@@ -71,18 +80,34 @@ impl Connection {
             mailbox: Mailbox::new(opening.send_buffer),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            context: Mutex::new(opening.context),
+            bearer: Mutex::new(Bearer { context: opening.context, grant: opening.grant }),
             membership: Mutex::new(Membership { groups: Vec::new(), groups_max: opening.groups_max, gone: false }),
         })
     }
 
     pub fn context(&self) -> Option<Arc<str>> {
-        self.context.lock().clone()
+        self.bearer.lock().context.clone()
+    }
+
+    /// What its newest token gave it.
+    pub fn grant(&self) -> Option<Arc<Grant>> {
+        self.bearer.lock().grant.clone()
+    }
+
+    /// Context and grant at once, as each message needs them.
+    pub fn bearer(&self) -> (Option<Arc<str>>, Option<Arc<Grant>>) {
+        let bearer = self.bearer.lock();
+        (bearer.context.clone(), bearer.grant.clone())
+    }
+
+    /// Replaces the grant by that of a newer token.
+    pub fn set_grant(&self, grant: Arc<Grant>) {
+        self.bearer.lock().grant = Some(grant);
     }
 
     /// Replaces the context; an empty one clears it.
     pub fn set_context(&self, value: Arc<str>) {
-        *self.context.lock() = (!value.is_empty()).then_some(value);
+        self.bearer.lock().context = (!value.is_empty()).then_some(value);
     }
 
     pub fn groups(&self) -> Vec<Arc<str>> {

@@ -1,6 +1,8 @@
 //! Carries commands to connections of this node: sends, closes, joins, leaves, contexts, with outcomes that are true.
 //! Knows the registry; must not know routes, HTTP or who asked.
 
+mod rights;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use crate::mailbox::{Close, Offered, OnWritten, Urgency};
 use crate::message::{Command, Ending, Payload, Target, Violation};
 use crate::pipeline::Pipeline;
 use crate::registry::Registry;
+use crate::revocations::Revocations;
 use crate::telemetry::Metrics;
 
 /// What became of a command.
@@ -37,6 +40,8 @@ pub enum Outcome {
     Invalid(Vec<Violation>),
     /// The connection is in as many groups as its endpoint allows.
     TooManyGroups,
+    /// The connection's token does not allow the group.
+    Forbidden,
     /// Queued, but not written in time; it may still be.
     TimedOut,
 }
@@ -63,6 +68,7 @@ impl Outcome {
             Self::TooLarge => "too_large",
             Self::Invalid(_) => "invalid",
             Self::TooManyGroups => "too_many_groups",
+            Self::Forbidden => "forbidden",
             Self::TimedOut => "timed_out",
         }
     }
@@ -71,6 +77,7 @@ impl Outcome {
 /// Carries commands out.
 pub struct Deliver {
     registry: Arc<Registry>,
+    revocations: Revocations,
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
 }
@@ -90,7 +97,7 @@ impl Drop for Registration {
 
 impl Deliver {
     pub fn new(registry: Arc<Registry>, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { registry, pipeline, metrics })
+        Arc::new(Self { registry, revocations: Revocations::default(), pipeline, metrics })
     }
 
     /// Makes a connection reachable until the registration is dropped.
@@ -234,6 +241,10 @@ impl Deliver {
     }
 
     fn join(&self, id: &ConnectionId, group: &Arc<str>) -> Outcome {
+        let Some(connection) = self.registry.get(id) else { return Outcome::Gone };
+        if !self.pipeline.may_join(&connection.endpoint, connection.grant().as_deref(), group) {
+            return Outcome::Forbidden;
+        }
         match self.registry.join(id, group) {
             Joined::New | Joined::Already => Outcome::Done,
             Joined::TooMany => Outcome::TooManyGroups,

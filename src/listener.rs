@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod admission;
 pub mod client_address;
+mod credentials;
 pub mod upgrade;
 
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 
 mod encode;
 mod lifecycle;
+mod rights;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::claims::Grant;
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::ids::ConnectionId;
 use crate::message::{
@@ -24,8 +26,9 @@ use crate::telemetry::metrics::{EndpointCause, ViolationLabel};
 use crate::telemetry::{Metrics, Span, Spans};
 
 use encode::ack_frame;
-pub use encode::error_frame;
+pub use encode::{error_frame, token_frame};
 pub use lifecycle::{ConnectFacts, Connected, Greeting};
+pub use rights::Renewal;
 
 /// Holds the current snapshot and takes messages through it.
 pub struct Pipeline {
@@ -40,6 +43,8 @@ pub struct Sender {
     pub id: ConnectionId,
     pub user: Option<Arc<str>>,
     pub context: Option<Arc<str>>,
+    /// What its token gave it.
+    pub grant: Option<Arc<Grant>>,
 }
 
 /// One message as it was read from a socket.
@@ -75,6 +80,8 @@ pub struct Routed {
     route: Arc<Route>,
     event: Event,
     received: Instant,
+    /// What the route itself does once the upstream has the message.
+    commands: Vec<Command>,
 }
 
 impl Routed {
@@ -142,7 +149,7 @@ impl Pipeline {
 
     /// Calls the upstream and makes the verdict.
     pub async fn call(self: Arc<Self>, routed: Box<Routed>) -> Verdict {
-        let Routed { endpoint, route, event, received } = *routed;
+        let Routed { endpoint, route, event, received, mut commands } = *routed;
         let deadline = received + route.draft.deadline.unwrap_or(route.upstream.deadline());
         let result = route.upstream.call(&event, deadline).await;
         let result = result.and_then(|answer| self.check_reply(&endpoint, &route, answer));
@@ -154,7 +161,8 @@ impl Pipeline {
             Ok(answer) => {
                 route.metrics.delivered.inc();
                 let frame = answer.reply.or_else(|| route.draft.ack.then(|| ack_frame(event.seq)));
-                Verdict { frame, commands: answer.commands, ..Verdict::default() }
+                commands.extend(answer.commands);
+                Verdict { frame, commands, ..Verdict::default() }
             }
             Err(failure) => self.failed(&endpoint, &route, &event, &failure),
         }
@@ -184,12 +192,15 @@ impl Pipeline {
             reject.event = Some(name);
             return Err((reject, none()));
         };
+        let named = |mut reject: Reject| {
+            reject.event = Some(name.clone());
+            (reject, route.label.clone())
+        };
+        rights::check(route, &sender).map_err(named)?;
         if let Some(schema) = &route.draft.schema {
-            self.check_message(endpoint, route, schema, &payload).map_err(|mut reject| {
-                reject.event = Some(name.clone());
-                (reject, route.label.clone())
-            })?;
+            self.check_message(endpoint, route, schema, &payload).map_err(named)?;
         }
+        let commands = rights::memberships(endpoint, route, &sender, &name, &payload).map_err(named)?;
         let event = Event {
             kind: EventKind::Message,
             connection: sender.id,
@@ -204,7 +215,7 @@ impl Pipeline {
             body: payload.into_bytes(),
             format,
         };
-        Ok(Routed { endpoint: endpoint.clone(), route: route.clone(), event, received })
+        Ok(Routed { endpoint: endpoint.clone(), route: route.clone(), event, received, commands })
     }
 
     fn check_message(

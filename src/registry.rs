@@ -140,6 +140,7 @@ mod tests {
             endpoint: "/ws".into(),
             user: user.map(Into::into),
             context: None,
+            grant: None,
             remote_addr: ([127, 0, 0, 1], 1).into(),
             subprotocol: None,
             send_buffer: 1000,

@@ -111,6 +111,7 @@ impl World {
             endpoint: "/ws".into(),
             user: Some("u".into()),
             context: None,
+            grant: None,
             remote_addr: ([127, 0, 0, 1], 1).into(),
             subprotocol: None,
             send_buffer: BUDGET,
@@ -246,7 +247,7 @@ impl World {
     fn time(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         match peer.machine.on_time(self.now_ms) {
-            Due::Nothing | Due::Ping => {}
+            Due::Nothing | Due::Ping | Due::TokenEnding { .. } => {}
             Due::Close(ending) => {
                 peer.connection.mailbox.close(Close::AfterQueued(ending.clone()));
                 peer.machine.close(self.now_ms, ending);

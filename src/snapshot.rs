@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::amqp::Broker;
-use crate::routing::{EventName, Pattern, Table};
+use crate::claims::{GroupRule, Requirement};
+use crate::routing::{EventName, Pattern, Table, Template};
 use crate::schema::Schema;
 use crate::telemetry::{EndpointMetrics, Metrics, RouteMetrics};
+use crate::tokens::{Verifier, VerifierSettings};
 use crate::upstream::{self, Upstream, UpstreamError};
 
 /// What to do with a payload that does not fit its schema.
@@ -27,6 +29,36 @@ pub enum OnFailure {
     Error,
     /// Close 4005, so that the client reconnects and sends again.
     Close,
+}
+
+/// Where a client may put its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// `Authorization: Bearer`.
+    Header,
+    /// A subprotocol `bearer.<token>`, which is never chosen.
+    Subprotocol,
+    Cookie(String),
+    /// A parameter of the URL's query.
+    Query(String),
+    /// The first message on the socket.
+    Message,
+}
+
+/// How the clients of an endpoint prove who they are.
+#[derive(Clone)]
+pub struct AuthDraft {
+    pub verifier: VerifierSettings,
+    /// Looked at in this order; the first token that is found counts.
+    pub sources: Vec<TokenSource>,
+    /// True if a client may come without a token.
+    pub is_optional: bool,
+    /// How long the first message may take.
+    pub message_timeout: Duration,
+    /// How long before its token ends a client is told.
+    pub warning: Option<Duration>,
+    /// The event name by which a client sends a new token.
+    pub refresh_event: Arc<str>,
 }
 
 /// Heartbeat settings. Any inbound byte counts as alive.
@@ -78,6 +110,10 @@ pub struct EndpointDraft {
     pub subprotocols: Vec<String>,
     pub validate: Validate,
     pub push_schema: Option<Arc<Schema>>,
+    /// None takes every client.
+    pub auth: Option<AuthDraft>,
+    /// Who may be in which group.
+    pub group_rules: Vec<GroupRule>,
     pub routes: Vec<RouteDraft>,
 }
 
@@ -98,6 +134,11 @@ pub struct RouteDraft {
     pub on_failure: OnFailure,
     /// Tell the sender once the upstream has its message, where it gives no reply.
     pub ack: bool,
+    /// What the sender's claims must hold.
+    pub require: Requirement,
+    /// Groups that the sender joins or leaves once the upstream has its message.
+    pub join: Option<Template>,
+    pub leave: Option<Template>,
 }
 
 /// Everything that a reload may change, checked but not yet connected.
@@ -125,8 +166,19 @@ pub struct Endpoint {
     pub draft: EndpointDraft,
     pub connect: Option<Arc<Upstream>>,
     pub disconnect: Option<Arc<Upstream>>,
+    /// There where the draft has `auth`.
+    pub verifier: Option<Verifier>,
     pub metrics: EndpointMetrics,
     table: Table<Arc<Route>>,
+}
+
+/// Why a generation could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("auth of the endpoint {endpoint}: {reason}")]
+    Auth { endpoint: Arc<str>, reason: String },
 }
 
 /// One route of one generation.
@@ -139,14 +191,15 @@ pub struct Route {
 }
 
 impl Snapshot {
-    /// Builds a generation. Upstreams whose settings equal those of `previous` are kept, with their pools and breakers.
+    /// Builds a generation. Upstreams whose settings equal those of `previous` are kept, with their pools and breakers, and so are
+    /// fetched keys.
     /// `broker` is where RabbitMQ upstreams publish. Needs a tokio runtime.
     pub fn build(
         draft: Draft,
         previous: Option<&Snapshot>,
         broker: Option<&Arc<Broker>>,
         metrics: &Arc<Metrics>,
-    ) -> Result<Self, UpstreamError> {
+    ) -> Result<Self, SnapshotError> {
         let generation = previous.map_or(1, |p| p.generation + 1);
         let mut upstreams = BTreeMap::new();
         for (name, settings) in draft.upstreams {
@@ -164,7 +217,8 @@ impl Snapshot {
         let mut endpoints = HashMap::new();
         for endpoint in draft.endpoints {
             let path = endpoint.path.clone();
-            endpoints.insert(path, Arc::new(Endpoint::build(endpoint, generation, &find, metrics)?));
+            let old = previous.and_then(|p| p.endpoint(&path)).map(|old| &**old);
+            endpoints.insert(path, Arc::new(Endpoint::build(endpoint, generation, old, &find, metrics)?));
         }
         Ok(Self { generation, hash: draft.hash, loaded_at: SystemTime::now(), endpoints, upstreams })
     }
@@ -186,9 +240,10 @@ impl Endpoint {
     fn build(
         draft: EndpointDraft,
         generation: u64,
+        previous: Option<&Endpoint>,
         find: &impl Fn(&str) -> Result<Arc<Upstream>, UpstreamError>,
         metrics: &Arc<Metrics>,
-    ) -> Result<Self, UpstreamError> {
+    ) -> Result<Self, SnapshotError> {
         let mut routes = Vec::with_capacity(draft.routes.len());
         for route in &draft.routes {
             let label: Arc<str> = route.event.as_str().into();
@@ -200,8 +255,12 @@ impl Endpoint {
             };
             routes.push((route.event.clone(), Arc::new(built)));
         }
+        let previous = previous.and_then(|endpoint| endpoint.verifier.as_ref());
+        let verifier = |auth: &AuthDraft| Verifier::new(auth.verifier.clone(), previous, metrics);
+        let wrong = |reason| SnapshotError::Auth { endpoint: draft.path.clone(), reason };
         Ok(Self {
             generation,
+            verifier: draft.auth.as_ref().map(verifier).transpose().map_err(wrong)?,
             connect: draft.connect.as_deref().map(find).transpose()?,
             disconnect: draft.disconnect.as_deref().map(find).transpose()?,
             metrics: metrics.endpoint(&draft.path),

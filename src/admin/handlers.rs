@@ -25,6 +25,8 @@ pub async fn readyz(State(state): State<AdminState>) -> (StatusCode, Json<Readin
 pub async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
     let waiting = state.deliver.registry().mailbox_bytes();
     state.metrics.mailbox_bytes.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    let revocations = state.deliver.revocations().len();
+    state.metrics.revocations.set(i64::try_from(revocations).unwrap_or(i64::MAX));
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.metrics.encode())
 }
 

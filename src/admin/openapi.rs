@@ -98,6 +98,19 @@ fn body(body: Body) -> Option<Value> {
             "properties": {"level": {"type": "string", "examples": ["debug"]}},
             "required": ["level"],
         }}}),
+        Body::Revocation => json!({"application/json": {"schema": {
+            "type": "object",
+            "properties": {
+                "user": {"type": "string"},
+                "jti": {"type": "string"},
+                "claim": {"type": "string", "description": "a claim's name, or a JSON Pointer to it"},
+                "equals": {"type": "string"},
+                "ttl": {"type": "string", "examples": ["1h"]},
+                "reason": {"type": "string"},
+            },
+            "required": ["ttl"],
+            "additionalProperties": false,
+        }}}),
     };
     Some(json!({"required": true, "content": content}))
 }

@@ -5,7 +5,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use http::Method;
 
 use super::{AdminState, handlers};
-use crate::command::rest;
+use crate::command::{rest, revocations};
 
 /// What a request carries.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Body {
     Commands,
     /// `{"level": "…"}`
     Level,
+    /// `{"user": "…", "ttl": "…"}`
+    Revocation,
 }
 
 /// What a token may be for.
@@ -147,7 +149,13 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "Add a connection to a group",
         query: &[],
         body: Body::None,
-        answers: &[(204, "It is a member"), BAD, (409, "It is in as many groups as it may be"), GONE],
+        answers: &[
+            (204, "It is a member"),
+            BAD,
+            (403, "Its token does not allow the group"),
+            (409, "It is in as many groups as it may be"),
+            GONE,
+        ],
         handler: || put(rest::join),
     },
     Operation {
@@ -203,6 +211,43 @@ pub const OPERATIONS: &[Operation] = &[
         body: Body::Commands,
         answers: &[(200, "An outcome for each"), (400, "Names the command at fault; none was carried out"), TOO_LARGE],
         handler: || post(rest::commands),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/revocations",
+        summary: "Close the connections of a user, or of tokens with a claim, and refuse them for a time",
+        query: &[],
+        body: Body::Revocation,
+        answers: &[
+            (200, "How many connections are closed, and until when others are refused"),
+            BAD,
+            TOO_LARGE,
+            (507, "There are as many revocations as one node keeps"),
+        ],
+        handler: || post(revocations::revoke),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/revocations",
+        summary: "The revocations in force",
+        query: &[],
+        body: Body::None,
+        answers: &[(200, "At most 1000 of them, and how many there are")],
+        handler: || get(revocations::list),
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/revocations",
+        summary: "Take a revocation back",
+        query: &[
+            ("user", "the user that it is about"),
+            ("jti", "or the token's ID"),
+            ("claim", "or the claim"),
+            ("equals", "with this value"),
+        ],
+        body: Body::None,
+        answers: &[(204, "It is no more"), BAD, (404, "There is no such revocation")],
+        handler: || delete(revocations::restore),
     },
     Operation {
         method: "get",

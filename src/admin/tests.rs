@@ -116,6 +116,7 @@ impl Server {
             endpoint: "/ws".into(),
             user: Some("ann".into()),
             context: None,
+            grant: None,
             remote_addr: self.addr,
             subprotocol: None,
             send_buffer: 2000,

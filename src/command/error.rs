@@ -46,6 +46,9 @@ impl ApiError {
             Outcome::TooManyGroups => {
                 Self::new(StatusCode::CONFLICT, "too_many_groups", "the connection is in as many groups as it may be")
             }
+            Outcome::Forbidden => {
+                Self::new(StatusCode::FORBIDDEN, "forbidden", "the connection's token does not allow this group")
+            }
             Outcome::TimedOut => {
                 let message = "not written in time; it is queued and may still be written";
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "timed_out", message)

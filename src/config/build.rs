@@ -2,6 +2,7 @@
 //! Must not know how modules work.
 
 mod admin;
+mod auth;
 mod rabbitmq;
 mod tls;
 
@@ -280,6 +281,7 @@ impl Build<'_> {
         }
         let heartbeat = entry.get("heartbeat");
         let validate = validate_of(entry.get("validate")).unwrap_or(Validate::Enforce);
+        let has_auth = !entry.get("auth").is_absent();
         EndpointDraft {
             path: path.text().unwrap_or_default().into(),
             event: self.event_name(entry.get("event")),
@@ -297,7 +299,9 @@ impl Build<'_> {
             subprotocols: texts(entry.get("subprotocols")),
             validate,
             push_schema: self.schema(entry.get("push_schema")),
-            routes: self.routes(entry.get("routes"), validate),
+            auth: self.auth(entry.get("auth")),
+            group_rules: self.group_rules(entry.get("groups"), has_auth),
+            routes: self.routes(entry.get("routes"), validate, has_auth),
         }
     }
 
@@ -362,10 +366,10 @@ impl Build<'_> {
         }
     }
 
-    fn routes(&mut self, entries: &Entry, validate: Validate) -> Vec<RouteDraft> {
+    fn routes(&mut self, entries: &Entry, validate: Validate, has_auth: bool) -> Vec<RouteDraft> {
         let mut routes: Vec<RouteDraft> = Vec::new();
         for entry in entries.list() {
-            let Some(route) = self.route(entry, validate) else { continue };
+            let Some(route) = self.route(entry, validate, has_auth) else { continue };
             // An earlier pattern that takes this one's text, stars and all, takes everything that this one takes.
             let taken = |earlier: &&RouteDraft| earlier.event.matches(route.event.as_str());
             if let Some(earlier) = routes.iter().find(taken) {
@@ -381,7 +385,7 @@ impl Build<'_> {
         routes
     }
 
-    fn route(&mut self, entry: &Entry, validate: Validate) -> Option<RouteDraft> {
+    fn route(&mut self, entry: &Entry, validate: Validate, has_auth: bool) -> Option<RouteDraft> {
         let event = entry.get("event");
         let pattern = Pattern::parse(event.text().unwrap_or_default());
         if let (Err(error), Some(_)) = (&pattern, event.text()) {
@@ -403,6 +407,9 @@ impl Build<'_> {
                 _ => OnFailure::Error,
             },
             ack: entry.get("ack").is_true(),
+            require: self.require(entry.get("require"), has_auth, false),
+            join: self.group_template(entry.get("join")),
+            leave: self.group_template(entry.get("leave")),
             event: pattern.ok()?,
         })
     }

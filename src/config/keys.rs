@@ -1,5 +1,6 @@
 //! The table of every key: its shape, default and meaning. The reader, the JSON Schema and `docs/configuration.md` all come from it.
 
+mod auth;
 mod rabbitmq;
 
 /// What a value may be.
@@ -335,6 +336,18 @@ const ENDPOINT: &[Key] = &[
         Absent("nothing is checked"),
         "JSON Schema file that pushes to this endpoint's connections must fit.",
     ),
+    hot(
+        "auth",
+        Map(auth::AUTH),
+        Absent("every client is taken"),
+        "JSON Web Tokens that clients must bear; see [security.md](security.md).",
+    ),
+    hot(
+        "groups",
+        List(&Map(auth::GROUP)),
+        Absent("nothing is asked"),
+        "Who may be in which group; the first rule that takes a group's name decides.",
+    ),
     hot("routes", List(&Map(ROUTE)), Required, "Which upstream takes which event; the first match wins."),
 ];
 
@@ -399,4 +412,17 @@ const ROUTE: &[Key] = &[
         Is("false"),
         "Sends `{\"type\":\"ack\",\"seq\":n}` once the upstream has the message: after a queue's confirm, or an empty answer.",
     ),
+    hot(
+        "require",
+        auth::REQUIRE,
+        Absent("nothing is asked"),
+        "Claims that the sender's token must hold, such as `{scope: \"chat:write\"}`; else `forbidden`. Of a list one value is enough.",
+    ),
+    hot(
+        "join",
+        Text,
+        Absent("no group"),
+        "Group that the sender joins once the upstream has its message, such as `room:{/room}`, as far as `groups` allow.",
+    ),
+    hot("leave", Text, Absent("no group"), "Group that the sender leaves then."),
 ];

@@ -1,6 +1,8 @@
 //! The handshake (RFC 6455 section 4.2): which requests may become a WebSocket, the connect event, the answer, the session.
 //! Knows sessions; must not know routes or how an upstream is asked.
 
+mod authenticate;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +25,12 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use authenticate::Proof;
+
 use super::admission::{Admission, Place};
 use super::client_address::ProxySettings;
+use super::credentials;
+use crate::claims::Grant;
 use crate::connection::{Connection, Opening};
 use crate::deliver::Registration;
 use crate::ids::{ConnectionId, NodeId};
@@ -71,8 +77,18 @@ struct Handshake {
     /// The subprotocols that the client offers.
     offered: Vec<String>,
     peer: Peer,
+    /// What its token gave it.
+    grant: Option<Arc<Grant>>,
     place: Place,
     upgrade: OnUpgrade,
+}
+
+impl Handshake {
+    /// Whom the token names; else whom a certificate does.
+    fn user(&self) -> Option<Arc<str>> {
+        let granted = self.grant.as_ref().and_then(|grant| grant.user.clone());
+        granted.or_else(|| self.peer.user.clone())
+    }
 }
 
 /// A connection that can be reached; dropping it takes it out again.
@@ -96,8 +112,16 @@ impl Opened {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
+        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, self.endpoint.draft.limits.message_size);
+        self.serve_socket(socket)
+    }
+
+    /// The same, for a socket that was read before.
+    fn serve_socket<S>(self, socket: Socket<S>) -> impl Future<Output = ()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
         let Self { services, endpoint, connection, registration, greeting } = self;
-        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, endpoint.draft.limits.message_size);
         Session::new(services, endpoint, connection, registration, socket).run(greeting)
     }
 
@@ -130,26 +154,55 @@ impl Upgrader {
         };
         let addr = self.proxies.client_of(peer.addr, request.headers());
         let peer = Peer { addr, ..peer };
-        let handshake = Handshake {
+        let sources = endpoint.draft.auth.as_ref().map(|auth| auth.sources.as_slice()).unwrap_or_default();
+        let offered = subprotocols(request.headers());
+        let proof = match self.authenticate(&endpoint, &request, &offered, peer.addr).await {
+            Ok(proof) => proof,
+            Err(refused) => return self.count(&path, refused),
+        };
+        let offered = credentials::choosable(sources, offered);
+        let mut facts = facts_of(&request, &offered, addr);
+        credentials::redact(sources, &mut facts);
+        let mut handshake = Handshake {
             id: ConnectionId::random(self.node),
             accept,
-            offered: subprotocols(request.headers()),
+            offered,
             peer,
+            grant: None,
             place,
             upgrade: hyper::upgrade::on(&mut request),
         };
-        let answer = if endpoint.connect.is_some() {
-            let facts = facts_of(&request, &handshake.offered, addr);
-            // A task of its own: a client that leaves in the middle must not stop a connect that the upstream may accept.
-            let connecting = self.tasks.spawn(self.clone().connect(endpoint, handshake, facts));
-            connecting
-                .await
-                .unwrap_or_else(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_answer())
-        } else {
-            let known = self.enrol(&endpoint, &handshake, &Greeting::default());
-            self.open(endpoint, handshake, known, Greeting::default())
+        let answer = match proof {
+            // A token's own was looked at when it was verified; a certificate's subject may be revoked too.
+            _ if self.services.deliver.is_revoked(handshake.user().as_deref(), None) => {
+                refuse(StatusCode::FORBIDDEN, "revoked").into_answer()
+            }
+            Proof::Awaited => self.open_unproven(endpoint, handshake, facts),
+            Proof::Given(grant) => {
+                handshake.grant = grant;
+                self.admit(endpoint, handshake, facts).await
+            }
         };
         self.count(&path, answer)
+    }
+
+    /// Asks the connect upstream, where there is one, and answers the handshake.
+    async fn admit(self: &Arc<Self>, endpoint: Arc<Endpoint>, handshake: Handshake, facts: ConnectFacts) -> Answer {
+        if endpoint.connect.is_none() {
+            let mut greeting = Greeting::default();
+            greeting.join_first(handshake.grant.as_deref());
+            let known = self.enrol(&endpoint, &handshake, &greeting);
+            return self.open(endpoint, handshake, known, greeting);
+        }
+        // A task of its own: a client that leaves in the middle must not stop a connect that the upstream may accept.
+        let this = self.clone();
+        let connecting = self.tasks.spawn(async move {
+            match this.connect(&endpoint, &handshake, &facts).await {
+                Ok((known, greeting)) => this.open(endpoint, handshake, known, greeting),
+                Err(refusal) => refusal,
+            }
+        });
+        connecting.await.unwrap_or_else(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal error").into_answer())
     }
 
     /// What can be said without asking anybody.
@@ -180,19 +233,35 @@ impl Upgrader {
         Ok((derive_accept_key(key.as_bytes()), place))
     }
 
-    /// Asks the connect upstream.
-    async fn connect(self: Arc<Self>, endpoint: Arc<Endpoint>, handshake: Handshake, facts: ConnectFacts) -> Answer {
-        let sender = Sender { id: handshake.id, user: handshake.peer.user.clone(), context: None };
+    /// Asks the connect upstream. The answer that refuses, if it does.
+    async fn connect(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        handshake: &Handshake,
+        facts: &ConnectFacts,
+    ) -> Result<(Known, Greeting), Answer> {
+        let (user, grant) = (handshake.user(), handshake.grant.clone());
+        let sender = Sender { id: handshake.id, user, context: None, grant };
         let deadline = Instant::now() + self.handshake_timeout;
-        let early = endpoint.accepts_on_confirm().then(|| self.enrol(&endpoint, &handshake, &Greeting::default()));
-        match Box::pin(self.services.pipeline.connect(&endpoint, sender, &facts, deadline)).await {
-            Connected::Accepted(greeting) => {
-                let known = early.unwrap_or_else(|| self.enrol(&endpoint, &handshake, &greeting));
-                self.open(endpoint, handshake, known, greeting)
+        let early = endpoint.accepts_on_confirm().then(|| self.enrol(endpoint, handshake, &Greeting::default()));
+        match Box::pin(self.services.pipeline.connect(endpoint, sender, facts, deadline)).await {
+            Connected::Accepted(mut greeting) => {
+                greeting.join_first(handshake.grant.as_deref());
+                let known = early.unwrap_or_else(|| self.enrol(endpoint, handshake, &greeting));
+                match self.services.deliver.is_revoked(known.connection.user.as_deref(), handshake.grant.as_deref()) {
+                    false => Ok((known, greeting)),
+                    true => {
+                        // Its connect was accepted, so its disconnect is due.
+                        drop(known.registration);
+                        Session::<TcpStream>::never_opened(&self.services, endpoint, &known.connection).await;
+                        Err(refuse(StatusCode::FORBIDDEN, "revoked").into_answer())
+                    }
+                }
             }
-            Connected::Refused { status, content_type, body } => refused_by_upstream(status, content_type, body),
+            Connected::Refused { status, content_type, body } => Err(refused_by_upstream(status, content_type, body)),
             Connected::Unavailable => {
-                refuse(StatusCode::SERVICE_UNAVAILABLE, "nobody could accept the connection; try again").into_answer()
+                let message = "nobody could accept the connection; try again";
+                Err(refuse(StatusCode::SERVICE_UNAVAILABLE, message).into_answer())
             }
         }
     }
@@ -205,15 +274,18 @@ impl Upgrader {
         let connection = Connection::new(Opening {
             id: handshake.id,
             endpoint: draft.path.clone(),
-            // The application's word counts more than a certificate's.
-            user: greeting.user.clone().or_else(|| handshake.peer.user.clone()),
-            context: context_of(greeting),
+            // The application's word counts more than a token's or a certificate's.
+            user: greeting.user.clone().or_else(|| handshake.user()),
+            context: context_of(greeting).or_else(|| handshake.grant.as_ref().and_then(|grant| grant.context.clone())),
+            grant: handshake.grant.clone(),
             remote_addr: handshake.peer.addr,
             subprotocol: chosen.map(Into::into),
             send_buffer: draft.limits.send_buffer,
             groups_max: draft.limits.groups,
         });
         let registration = self.services.deliver.register(connection.clone());
+        // A revocation may have come since its rights were looked at; from here on it is found by the next one.
+        self.services.deliver.close_if_revoked(&connection);
         Known { connection, registration }
     }
 

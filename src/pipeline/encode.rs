@@ -42,6 +42,12 @@ pub fn ack_frame(seq: u64) -> Payload {
     Payload::text(format!(r#"{{"type":"ack","seq":{seq}}}"#))
 }
 
+/// The frame that tells a client of its token: `accepted` after a new one, `expiring` before its end. `left_ms` is none for a token
+/// that does not end.
+pub fn token_frame(state: &str, left_ms: Option<u64>) -> Payload {
+    Payload::text(serde_json::json!({"type": "token", "state": state, "expires_in_ms": left_ms}).to_string())
+}
+
 /// What a client is told of an upstream's failure: never the inside's addresses or errors.
 pub fn reject_of(failure: &Failure) -> Reject {
     match failure {

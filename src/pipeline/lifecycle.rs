@@ -11,7 +11,8 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Pipeline, Sender};
-use crate::message::{Command, Ending, Event, EventKind, Failure, Format, Traceparent};
+use crate::claims::Grant;
+use crate::message::{Command, Ending, Event, EventKind, Failure, Format, Payload, Traceparent};
 use crate::snapshot::Endpoint;
 
 /// What the upstream is told of a handshake.
@@ -47,8 +48,19 @@ pub struct Greeting {
     /// What is to be done once the connection is open; context first among it.
     pub commands: Vec<Command>,
     /// A first frame for the client: the body of a 2xx answer.
-    pub frame: Option<crate::message::Payload>,
+    pub frame: Option<Payload>,
+    /// The frame that goes before it, to one who sent its token as the first message.
+    pub token_frame: Option<Payload>,
     pub subprotocol: Option<String>,
+}
+
+impl Greeting {
+    /// Puts the groups that a token names before everything else.
+    pub fn join_first(&mut self, grant: Option<&Grant>) {
+        let groups = grant.map(|grant| grant.groups.as_slice()).unwrap_or_default();
+        let joins = groups.iter().map(|group| Command::Join { connection: None, group: group.clone() });
+        self.commands.splice(..0, joins);
+    }
 }
 
 impl Pipeline {
@@ -66,7 +78,7 @@ impl Pipeline {
             "query": facts.query,
             "subprotocols": facts.subprotocols,
             "remote_addr": facts.remote_addr.to_string(),
-            "claims": null,
+            "claims": sender.grant.as_ref().map(|grant| &grant.claims),
         });
         let event = self.event(EventKind::Connect, endpoint, sender, 0, body.to_string());
         let outcome = upstream.call(&event, deadline).await;
@@ -76,6 +88,7 @@ impl Pipeline {
                     user: answer.user,
                     commands: answer.commands,
                     frame: answer.reply,
+                    token_frame: None,
                     subprotocol: answer.subprotocol,
                 };
                 ("delivered", Connected::Accepted(greeting))

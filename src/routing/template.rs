@@ -1,5 +1,5 @@
-//! Templates for exchanges and routing keys: literal text and values of an event, escaped so that a client cannot add a key segment.
-//! Pure; must not know brokers.
+//! Templates for exchanges, routing keys and groups: literal text and values of an event, escaped so that a client cannot add a key
+//! segment. Pure; must not know brokers.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -54,7 +54,7 @@ pub enum Unfit {
     NoValue(String),
     #[error("the connection has no user")]
     NoUser,
-    #[error("the routing key would be longer than {TEMPLATE_BYTES_MAX} bytes")]
+    #[error("the name that the message fills would be longer than {TEMPLATE_BYTES_MAX} bytes")]
     TooLong,
 }
 
@@ -91,6 +91,16 @@ impl Template {
             parts.push(Part::Literal(rest.to_owned()));
         }
         Ok(Self { parts })
+    }
+
+    /// The same template for a name without segments, such as a group's: every value goes in as it is.
+    pub fn unescaped(mut self) -> Self {
+        for part in &mut self.parts {
+            if let Part::Value { is_raw, .. } = part {
+                *is_raw = true;
+            }
+        }
+        self
     }
 
     /// The text of a template without values.

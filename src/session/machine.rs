@@ -26,6 +26,14 @@ pub struct Settings {
     pub close_timeout_ms: u64,
 }
 
+/// When the client's token ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expiry {
+    pub ends_ms: u64,
+    /// When the client is told; none once it was, or where it need not be.
+    pub warn_ms: Option<u64>,
+}
+
 /// What each waiting message counts beside its payload, in bytes, so that `receive_buffer` bounds their number too.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
@@ -75,6 +83,10 @@ pub enum Received {
 pub enum Due {
     Nothing,
     Ping,
+    /// The client's token ends in so many milliseconds: it is to be told.
+    TokenEnding {
+        left_ms: u64,
+    },
     /// The connection has to close.
     Close(Ending),
     /// The close handshake took too long: give the socket up.
@@ -102,6 +114,8 @@ pub struct Machine {
     invalid: u32,
     /// Theoretical arrival time of the rate limit (GCRA), in microseconds.
     arrival_us: u64,
+    /// Boxed: most connections have none.
+    expiry: Option<Box<Expiry>>,
 }
 
 impl Machine {
@@ -120,11 +134,17 @@ impl Machine {
             window: 1,
             invalid: 0,
             arrival_us: 0,
+            expiry: None,
         }
     }
 
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    /// A token came that ends, or does not.
+    pub fn set_expiry(&mut self, expiry: Option<Expiry>) {
+        self.expiry = expiry.map(Box::new);
     }
 
     /// Some bytes came in, whatever they mean.
@@ -140,17 +160,26 @@ impl Machine {
 
     /// A whole message came in.
     pub fn on_message(&mut self, now_ms: u64, payload: Payload) -> Received {
+        let received = self.on_token(now_ms);
+        if received != Received::Queued {
+            return received;
+        }
+        self.waiting_bytes += cost(&payload);
+        self.waiting.push_back(Waiting { seq: self.seq, payload, received_ms: now_ms });
+        Received::Queued
+    }
+
+    /// A message came in that brings a token: it counts as one, but waits for nothing.
+    pub fn on_token(&mut self, now_ms: u64) -> Received {
         if self.phase != Phase::Open {
             return Received::Ignored;
         }
         self.seq += 1;
         self.active_ms = now_ms;
-        if let Some(retry_after_ms) = self.over_rate(now_ms) {
-            return Received::RateLimited { seq: self.seq, retry_after_ms };
+        match self.over_rate(now_ms) {
+            Some(retry_after_ms) => Received::RateLimited { seq: self.seq, retry_after_ms },
+            None => Received::Queued,
         }
-        self.waiting_bytes += cost(&payload);
-        self.waiting.push_back(Waiting { seq: self.seq, payload, received_ms: now_ms });
-        Received::Queued
     }
 
     /// True while the socket should be read for messages.
@@ -287,6 +316,9 @@ impl Machine {
         if self.settings.lifetime_ms.is_some_and(|most| now_ms >= self.opened_ms.saturating_add(most)) {
             return Due::Close(Ending::new(CloseCode::LIFETIME, "lifetime reached", Cause::Expired));
         }
+        if let Some(due) = self.on_expiry(now_ms) {
+            return due;
+        }
         let busy = !self.is_quiet();
         if busy {
             self.active_ms = now_ms;
@@ -300,6 +332,15 @@ impl Machine {
             return Due::Nothing;
         }
         self.on_heartbeat(now_ms)
+    }
+
+    fn on_expiry(&mut self, now_ms: u64) -> Option<Due> {
+        let expiry = self.expiry.as_mut()?;
+        if now_ms >= expiry.ends_ms {
+            return Some(Due::Close(Ending::new(CloseCode::TOKEN_EXPIRED, "token expired", Cause::Expired)));
+        }
+        expiry.warn_ms.take_if(|warn_ms| now_ms >= *warn_ms)?;
+        Some(Due::TokenEnding { left_ms: expiry.ends_ms - now_ms })
     }
 
     fn on_heartbeat(&mut self, now_ms: u64) -> Due {
@@ -324,7 +365,8 @@ impl Machine {
     fn open_deadline_ms(&self) -> u64 {
         let idle = self.settings.idle_timeout_ms.map_or(u64::MAX, |most| self.active_ms.saturating_add(most));
         let lifetime = self.settings.lifetime_ms.map_or(u64::MAX, |most| self.opened_ms.saturating_add(most));
-        self.heartbeat_deadline_ms().min(idle).min(lifetime)
+        let expiry = self.expiry.as_ref().map_or(u64::MAX, |expiry| expiry.warn_ms.unwrap_or(expiry.ends_ms));
+        self.heartbeat_deadline_ms().min(idle).min(lifetime).min(expiry)
     }
 
     /// GCRA with a burst of one second's worth. The wait until the next message, if this one is over the rate.

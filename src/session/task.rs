@@ -5,24 +5,29 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::live::{Closing, Live};
-use super::machine::{Due, Machine, Received, Settings};
+use super::machine::{Due, Expiry, Machine, Received, Settings};
 use super::socket::{Incoming, Socket, Written};
+use crate::claims::Grant;
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::connection::Connection;
 use crate::deliver::{Deliver, Registration};
 use crate::mailbox::{Close, Offered, Urgency};
 use crate::message::{Ending, Payload, Reject};
-use crate::pipeline::{Greeting, Inbound, Pipeline, Prepared, Routed, Sender, Verdict, error_frame};
+use crate::pipeline::{
+    Greeting, Inbound, Pipeline, Prepared, Renewal, Routed, Sender, Verdict, error_frame, token_frame,
+};
 use crate::snapshot::{Endpoint, Route};
 
 /// Bytes that the writer takes out of the mailbox at once.
 const WRITE_BATCH_BYTES: usize = 64 * 1024;
+/// When a client may send another token while one is being verified.
+const RENEWAL_PAUSE_MS: u64 = 1000;
 /// How long a close handshake may take before the socket is given up.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -43,6 +48,8 @@ pub struct Session<S> {
     calls: Vec<Call>,
     /// A message whose route differs from that of the calls under way.
     held: Option<Box<Routed>>,
+    /// A token that is being verified.
+    renewal: Option<Pin<Box<dyn Future<Output = Renewal> + Send>>>,
     /// All times of the machine count from here.
     epoch: Instant,
 }
@@ -62,17 +69,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         socket: Socket<S>,
     ) -> Self {
         let epoch = Instant::now();
-        let machine = Machine::new(settings_of(&endpoint), 0);
+        let mut machine = Machine::new(settings_of(&endpoint), 0);
+        machine.set_expiry(connection.grant().and_then(|grant| expiry_of(&endpoint, &grant, 0)));
         let first = machine.next_deadline_ms().unwrap_or_default();
         endpoint.metrics.connections.inc();
         endpoint.metrics.opened.inc();
         let live = Live::new(socket, registration, epoch + Duration::from_millis(first));
-        Self { services, endpoint, connection, machine, live: Some(live), calls: Vec::new(), held: None, epoch }
+        Self {
+            services,
+            endpoint,
+            connection,
+            machine,
+            live: Some(live),
+            calls: Vec::new(),
+            held: None,
+            renewal: None,
+            epoch,
+        }
     }
 
     /// Serves the connection to its end: until the socket is gone, every accepted message is answered, and the disconnect event
     /// is delivered.
     pub async fn run(mut self, greeting: Box<Greeting>) {
+        if let Some(frame) = greeting.token_frame {
+            self.send(frame);
+        }
         self.apply(Verdict { frame: greeting.frame, commands: greeting.commands, ..Verdict::default() });
         poll_fn(|cx| self.poll_serve(cx)).await;
         self.services.pipeline.refresh(&mut self.endpoint);
@@ -90,7 +111,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let mut progress = self.poll_calls(cx);
+            let mut progress = self.poll_renewal(cx);
+            progress |= self.poll_calls(cx);
             progress |= self.start_calls();
             if self.live.is_some() {
                 progress |= self.poll_mailbox(cx);
@@ -130,6 +152,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             progress = true;
         }
         progress
+    }
+
+    /// Takes over the rights of a token that was verified, or says why not.
+    fn poll_renewal(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(Poll::Ready(renewal)) = self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx)) else {
+            return false;
+        };
+        self.renewal = None;
+        match renewal.and_then(|grant| self.services.deliver.renew(&self.connection, grant)) {
+            Ok(grant) => {
+                let now_ms = self.now_ms();
+                let expiry = expiry_of(&self.endpoint, &grant, now_ms);
+                self.machine.set_expiry(expiry);
+                self.send(token_frame("accepted", expiry.map(|expiry| expiry.ends_ms - now_ms)));
+                if let Some(live) = &mut self.live {
+                    live.wake_at(self.epoch, self.machine.next_deadline_ms());
+                }
+            }
+            Err(refused) => {
+                tracing::info!(connection = %self.connection.id, "a new token was refused: {refused}");
+                let verdict = self.services.pipeline.token_refused(&self.endpoint, self.machine.seq(), &refused);
+                self.apply(verdict);
+            }
+        }
+        true
     }
 
     /// Starts the calls of waiting messages as far as the window allows.
@@ -331,10 +378,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.connection.count_received();
         self.endpoint.metrics.messages_received.inc();
         self.endpoint.metrics.received_bytes.inc_by(payload.len() as u64);
-        if let Received::RateLimited { seq, retry_after_ms } = self.machine.on_message(now_ms, payload) {
+        let received = match self.services.pipeline.new_token(&self.endpoint, &payload) {
+            Some(token) => self.on_token(now_ms, token),
+            None => self.machine.on_message(now_ms, payload),
+        };
+        if let Received::RateLimited { seq, retry_after_ms } = received {
             let verdict = self.services.pipeline.rate_limited(&self.endpoint, seq, retry_after_ms);
             self.apply(verdict);
         }
+    }
+
+    /// Begins to verify a token, one at a time.
+    fn on_token(&mut self, now_ms: u64, token: String) -> Received {
+        let received = self.machine.on_token(now_ms);
+        if received != Received::Queued {
+            return received;
+        }
+        if self.renewal.is_some() {
+            return Received::RateLimited { seq: self.machine.seq(), retry_after_ms: RENEWAL_PAUSE_MS };
+        }
+        self.refresh();
+        self.renewal = Some(Box::pin(self.services.pipeline.clone().renew(self.endpoint.clone(), token)));
+        received
     }
 
     /// The answer to the peer's close, or the close after a violation, is queued: flush it and read to the end.
@@ -361,6 +426,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     live.socket.ping(cx);
                 }
             }
+            Due::TokenEnding { left_ms } => self.send(token_frame("expiring", Some(left_ms))),
             Due::Close(ending) => self.begin_close(ending),
             Due::GiveUp => self.gone(self.machine.ending()),
         }
@@ -416,7 +482,16 @@ impl<S> Drop for Session<S> {
 }
 
 fn sender_of(connection: &Connection) -> Sender {
-    Sender { id: connection.id, user: connection.user.clone(), context: connection.context() }
+    let (context, grant) = connection.bearer();
+    Sender { id: connection.id, user: connection.user.clone(), context, grant }
+}
+
+/// The end of a grant on the machine's clock.
+fn expiry_of(endpoint: &Endpoint, grant: &Grant, now_ms: u64) -> Option<Expiry> {
+    let left = grant.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
+    let ends_ms = now_ms.saturating_add(millis(left));
+    let warning = endpoint.draft.auth.as_ref().and_then(|auth| auth.warning).map(millis);
+    Some(Expiry { ends_ms, warn_ms: warning.map(|warning| ends_ms.saturating_sub(warning)) })
 }
 
 fn settings_of(endpoint: &Endpoint) -> Settings {

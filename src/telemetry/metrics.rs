@@ -39,6 +39,7 @@ macro_rules! labels {
 labels! {
     EndpointLabel { endpoint }
     EndpointCause { endpoint, cause }
+    EndpointOutcome { endpoint, outcome }
     HandshakeLabel { endpoint, status }
     RouteLabel { endpoint, route }
     RouteOutcome { endpoint, route, outcome }
@@ -68,6 +69,11 @@ pub struct Metrics {
     pub accept_errors: Counters<KindLabel>,
     /// ok, failed, timeout.
     pub tls_handshakes: Counters<OutcomeLabel>,
+    /// Tokens by what became of them: accepted, or why not.
+    pub tokens: Counters<EndpointOutcome>,
+    pub jwks_fetches: Counters<OutcomeLabel>,
+    /// Set when metrics are read.
+    pub revocations: Gauge,
     /// Events by route and outcome; `route` is the pattern, or `$connect`, `$disconnect`, `$none`.
     pub events: Counters<RouteOutcome>,
     pub event_duration: Histograms<RouteLabel>,
@@ -123,6 +129,9 @@ impl Metrics {
             ),
             accept_errors: add(&mut r, "accept_errors", "Failures to accept a TCP connection"),
             tls_handshakes: add(&mut r, "tls_handshakes", "TLS handshakes by outcome"),
+            tokens: add(&mut r, "tokens", "Tokens by outcome: accepted, or why they were refused"),
+            jwks_fetches: add(&mut r, "jwks_fetches", "Fetches of keys by outcome"),
+            revocations: add(&mut r, "revocations", "Revocations in force"),
             events: add(&mut r, "events", "Events by route and outcome"),
             event_duration: add_seconds(&mut r, "event_duration", "From a message's receipt to its verdict"),
             schema_violations: add(&mut r, "schema_violations", "Payloads that do not fit their schema"),
@@ -192,6 +201,11 @@ impl Metrics {
     pub fn count_event(&self, endpoint: &Label, route: &str, outcome: &str) {
         let label = RouteOutcome { endpoint: endpoint.clone(), route: route.into(), outcome: outcome.into() };
         self.events.get_or_create(&label).inc();
+    }
+
+    /// Counts a token by what became of it.
+    pub fn count_token(&self, endpoint: &Label, outcome: &str) {
+        self.tokens.get_or_create(&EndpointOutcome { endpoint: endpoint.clone(), outcome: outcome.into() }).inc();
     }
 
     /// Counts a command by kind and outcome.

@@ -31,6 +31,8 @@ use meters::Meters;
 use slots::Slots;
 use target::Target;
 
+pub use tls::client_tls;
+
 /// How often idle connections are looked through and gauges set anew.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 

@@ -8,8 +8,18 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::Version;
 
-/// The client side of TLS: the system's authorities, or Mozilla's where it has none, and those of `ca_pem`.
+/// The client side of TLS, with the protocols that an upstream is offered.
 pub fn client_config(version: Version, ca_pem: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+    let mut config = client_tls(ca_pem)?;
+    config.alpn_protocols = match version {
+        Version::Http1 => vec![b"http/1.1".to_vec()],
+        Version::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+    };
+    Ok(Arc::new(config))
+}
+
+/// The client side of TLS: the system's authorities, or Mozilla's where it has none, and those of `ca_pem`.
+pub fn client_tls(ca_pem: Option<&str>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
@@ -27,14 +37,9 @@ pub fn client_config(version: Version, ca_pem: Option<&str>) -> Result<Arc<Clien
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = match version {
-        Version::Http1 => vec![b"http/1.1".to_vec()],
-        Version::Http2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-    };
-    Ok(Arc::new(config))
+        .with_no_client_auth())
 }

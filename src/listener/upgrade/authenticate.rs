@@ -1,0 +1,259 @@
+//! Who a client is, by its token: in the handshake, or as the first message on the socket. Must not know how tokens are verified.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+
+use futures_util::future::BoxFuture;
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, Request, StatusCode};
+use hyper::upgrade::{Parts, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use super::{Answer, Handshake, Known, Opened, Upgrader, choose_subprotocol, refuse, switching};
+use crate::claims::Grant;
+use crate::codes::{Cause, CloseCode};
+use crate::listener::credentials;
+use crate::message::{Ending, Payload};
+use crate::pipeline::{ConnectFacts, Greeting, Renewal, token_frame};
+use crate::session::socket::{Incoming, Socket, Written};
+use crate::session::task::CLOSE_TIMEOUT;
+use crate::snapshot::{AuthDraft, Endpoint, TokenSource};
+use crate::tokens::{Refused, TOKEN_BYTES_MAX};
+
+/// The largest first message, in bytes: a token and what is around it.
+const FIRST_MESSAGE_BYTES_MAX: usize = 2 * TOKEN_BYTES_MAX;
+
+/// How a client stands before its handshake is answered.
+pub enum Proof {
+    /// What its token gives it; nothing where none is asked for.
+    Given(Option<Arc<Grant>>),
+    /// Its token will be the first message.
+    Awaited,
+}
+
+impl Upgrader {
+    /// Finds and verifies the token of a handshake. The answer that refuses it, if it must be.
+    pub(super) async fn authenticate<B>(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<B>,
+        offered: &[String],
+        client: SocketAddr,
+    ) -> Result<Proof, Answer> {
+        let Some(auth) = &endpoint.draft.auth else { return Ok(Proof::Given(None)) };
+        let refused = match credentials::token(&auth.sources, request, offered) {
+            Some(token) => match self.verify(endpoint, &token).await {
+                Ok(grant) => return Ok(Proof::Given(Some(Arc::new(grant)))),
+                Err(refused) => refused,
+            },
+            None if auth.sources.contains(&TokenSource::Message) => return Ok(Proof::Awaited),
+            None if auth.is_optional => return Ok(Proof::Given(None)),
+            None => {
+                self.metrics.count_token(&endpoint.draft.path, Refused::Missing.name());
+                Refused::Missing
+            }
+        };
+        tell(endpoint, client, &refused);
+        Err(unauthorized(&refused))
+    }
+
+    async fn verify(&self, endpoint: &Endpoint, token: &str) -> Renewal {
+        let grant = self.services.pipeline.verify(endpoint, token).await?;
+        match self.services.deliver.is_revoked(grant.user.as_deref(), Some(&grant)) {
+            true => {
+                self.metrics.count_token(&endpoint.draft.path, Refused::Revoked.name());
+                Err(Refused::Revoked)
+            }
+            false => Ok(grant),
+        }
+    }
+
+    /// Answers the handshake of a client that has not shown who it is. Nobody can reach it, and no event tells of it, until it has.
+    pub(super) fn open_unproven(
+        self: &Arc<Self>,
+        endpoint: Arc<Endpoint>,
+        mut handshake: Handshake,
+        facts: ConnectFacts,
+    ) -> Answer {
+        let chosen = choose_subprotocol(&endpoint.draft.subprotocols, &handshake.offered, None);
+        let answer = switching(&handshake.accept, chosen.as_deref());
+        // The choice is made: the application's comes too late.
+        handshake.offered = chosen.into_iter().collect();
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let Ok(upgraded) = (&mut handshake.upgrade).await else { return };
+            let session = match upgraded.downcast::<TokioIo<TcpStream>>() {
+                Ok(parts) => Box::pin(this.prove(endpoint, handshake, facts, parts)).await,
+                Err(upgraded) => match Upgraded::downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded) {
+                    Ok(parts) => Box::pin(this.prove(endpoint, handshake, facts, parts)).await,
+                    Err(_) => None,
+                },
+            };
+            if let Some(session) = session {
+                session.await;
+            }
+        });
+        answer
+    }
+
+    /// Waits for the token, and readies the session if it is good; else the socket is closed with the reason.
+    async fn prove<S>(
+        self: Arc<Self>,
+        endpoint: Arc<Endpoint>,
+        mut handshake: Handshake,
+        facts: ConnectFacts,
+        parts: Parts<TokioIo<S>>,
+    ) -> Option<BoxFuture<'static, ()>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let auth = endpoint.draft.auth.as_ref()?;
+        let mut socket = Socket::new(parts.io.into_inner(), &parts.read_buf, FIRST_MESSAGE_BYTES_MAX);
+        let awaited = timeout(auth.message_timeout, self.first_token(&endpoint, auth, &mut socket)).await;
+        let grant = match awaited.unwrap_or(Err(First::Refused(Refused::Missing))) {
+            Ok(grant) => grant.map(Arc::new),
+            Err(First::Refused(refused)) => {
+                tell(&endpoint, handshake.peer.addr, &refused);
+                let frame = self.services.pipeline.token_refused(&endpoint, 0, &refused).frame;
+                turn_away(&mut socket, frame, &CloseCode::UNAUTHORIZED, "no valid token").await;
+                return None;
+            }
+            Err(First::Ended(ending)) => {
+                turn_away(&mut socket, None, &ending.code, &ending.reason).await;
+                return None;
+            }
+        };
+        handshake.grant = grant;
+        let (known, mut greeting) = match self.introduce(&endpoint, &handshake, &facts).await {
+            Ok(introduced) => introduced,
+            Err(answer) => {
+                let reason = format!("refused with {}", answer.status().as_u16());
+                turn_away(&mut socket, None, &CloseCode::UNAUTHORIZED, &reason).await;
+                return None;
+            }
+        };
+        if let Some(grant) = &handshake.grant {
+            let left = grant.expires_at.map(|at| at.duration_since(std::time::SystemTime::now()).unwrap_or_default());
+            let left_ms = left.and_then(|left| u64::try_from(left.as_millis()).ok());
+            greeting.token_frame = Some(token_frame("accepted", left_ms));
+        }
+        let Known { connection, registration } = known;
+        let services = self.services.clone();
+        socket.set_message_size(endpoint.draft.limits.message_size);
+        let place = handshake.place;
+        let opened = Opened { services, endpoint, connection, registration, greeting: Box::new(greeting) };
+        let session = opened.serve_socket(socket);
+        Some(Box::pin(async move {
+            let _place = place;
+            session.await;
+        }))
+    }
+
+    /// As for a handshake that bore its token.
+    async fn introduce(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        handshake: &Handshake,
+        facts: &ConnectFacts,
+    ) -> Result<(Known, Greeting), Answer> {
+        if endpoint.connect.is_some() {
+            return self.connect(endpoint, handshake, facts).await;
+        }
+        let mut greeting = Greeting::default();
+        greeting.join_first(handshake.grant.as_deref());
+        Ok((self.enrol(endpoint, handshake, &greeting), greeting))
+    }
+
+    /// The grant of the first message; none where a token is optional and another message came.
+    async fn first_token<S>(
+        &self,
+        endpoint: &Endpoint,
+        auth: &AuthDraft,
+        socket: &mut Socket<S>,
+    ) -> Result<Option<Grant>, First>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let payload = loop {
+            let incoming = poll_fn(|cx| {
+                // Pongs that wait leave on the way; an error shows in the read.
+                let _ = socket.poll_flush(cx, &mut Written::default());
+                socket.poll_read(cx)
+            });
+            match incoming.await {
+                Incoming::Message(payload) => break payload,
+                Incoming::Control => {}
+                Incoming::Close(ending) | Incoming::Violation(ending) => return Err(First::Ended(ending)),
+                Incoming::End => return Err(First::Ended(Ending::new(CloseCode::ABNORMAL, "", Cause::Client))),
+            }
+        };
+        let token = self.services.pipeline.first_token(endpoint, &payload);
+        let token = token.ok_or(First::Refused(Refused::Missing))?;
+        if token.is_empty() && auth.is_optional {
+            return Ok(None);
+        }
+        self.verify(endpoint, &token).await.map(Some).map_err(First::Refused)
+    }
+}
+
+/// Why a first message gave no grant.
+enum First {
+    Refused(Refused),
+    Ended(Ending),
+}
+
+/// One line for each token that is refused, without anything of it.
+fn tell(endpoint: &Endpoint, client: SocketAddr, refused: &Refused) {
+    tracing::info!(endpoint = %endpoint.draft.path, client = %client.ip(), reason = refused.name(), "token refused: {refused}");
+}
+
+/// RFC 6750 section 3.
+fn unauthorized(refused: &Refused) -> Answer {
+    if let Refused::NoKeys(_) = refused {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "no token can be checked now; try again").into_answer();
+    }
+    let mut answer = refuse(StatusCode::UNAUTHORIZED, &format!("the token is refused: {refused}")).into_answer();
+    let challenge = match refused {
+        Refused::Missing => "Bearer",
+        _ => "Bearer error=\"invalid_token\"",
+    };
+    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    answer
+}
+
+/// Closes a socket that never became a session: a last frame, the close, and the peer's end of it.
+async fn turn_away<S>(socket: &mut Socket<S>, frame: Option<Payload>, code: &CloseCode, reason: &str)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let ending = Ending::new(*code, reason, Cause::Server);
+    if let Some(frame) = frame {
+        socket.queue(frame);
+    }
+    let mut is_closing = false;
+    let closing = poll_fn(|cx| {
+        loop {
+            match socket.poll_flush(cx, &mut Written::default()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(())) if !is_closing && ending.code.is_sendable() => {
+                    is_closing = true;
+                    socket.close(cx, &ending);
+                }
+                Poll::Ready(Ok(())) => {
+                    // Its writing half may be gone already.
+                    let _ = std::task::ready!(socket.poll_shutdown(cx));
+                    return socket.poll_discard(cx);
+                }
+            }
+        }
+    });
+    // A client that does not end it is left.
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
+}
