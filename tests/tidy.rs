@@ -13,9 +13,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("message", &["ids", "codes"]),
     ("schema", &["message"]),
     ("routing", &["message"]),
+    ("claims", &["routing"]),
+    ("revocations", &["claims"]),
     ("session::machine", &["codes", "message"]),
     ("mailbox", &["message"]),
-    ("connection", &["ids", "message", "mailbox"]),
+    ("connection", &["claims", "ids", "message", "mailbox"]),
     ("registry", &["ids", "connection"]),
     ("tasks", &[]),
     ("drain", &[]),
@@ -23,17 +25,63 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("amqp", &["backoff", "ids", "tasks", "telemetry"]),
     ("upstream", &["amqp", "backoff", "codes", "message", "routing", "tasks", "telemetry"]),
-    ("snapshot", &["amqp", "routing", "schema", "telemetry", "upstream"]),
-    ("pipeline", &["codes", "ids", "message", "routing", "schema", "snapshot", "telemetry", "upstream"]),
-    ("deliver", &["codes", "connection", "ids", "mailbox", "message", "pipeline", "registry", "telemetry"]),
-    ("command", &["amqp", "codes", "connection", "deliver", "ids", "message", "registry", "tasks", "telemetry"]),
+    ("tokens", &["backoff", "claims", "message", "tasks", "telemetry", "upstream"]),
+    ("snapshot", &["amqp", "claims", "routing", "schema", "telemetry", "tokens", "upstream"]),
+    (
+        "pipeline",
+        &["claims", "codes", "ids", "message", "routing", "schema", "snapshot", "telemetry", "tokens", "upstream"],
+    ),
+    (
+        "deliver",
+        &[
+            "claims",
+            "codes",
+            "connection",
+            "ids",
+            "mailbox",
+            "message",
+            "pipeline",
+            "registry",
+            "revocations",
+            "telemetry",
+            "tokens",
+        ],
+    ),
+    (
+        "command",
+        &[
+            "amqp",
+            "claims",
+            "codes",
+            "connection",
+            "deliver",
+            "ids",
+            "message",
+            "registry",
+            "revocations",
+            "tasks",
+            "telemetry",
+        ],
+    ),
     (
         "session",
-        &["codes", "connection", "deliver", "ids", "mailbox", "message", "pipeline", "session::machine", "snapshot"],
+        &[
+            "claims",
+            "codes",
+            "connection",
+            "deliver",
+            "ids",
+            "mailbox",
+            "message",
+            "pipeline",
+            "session::machine",
+            "snapshot",
+        ],
     ),
     (
         "listener",
         &[
+            "claims",
             "codes",
             "connection",
             "ids",
@@ -45,6 +93,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "tasks",
             "telemetry",
             "tls",
+            "tokens",
             "deliver",
         ],
     ),
@@ -54,6 +103,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "admin",
             "amqp",
+            "claims",
             "command",
             "drain",
             "listener",
@@ -63,6 +113,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "snapshot",
             "telemetry",
             "tls",
+            "tokens",
             "upstream",
         ],
     ),
@@ -95,7 +146,18 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that are pure: they run, and are tested, without a runtime, a socket or a clock.
-const PURE: &[&str] = &["ids", "backoff", "codes", "message", "schema", "routing", "session::machine", "mailbox"];
+const PURE: &[&str] = &[
+    "ids",
+    "backoff",
+    "claims",
+    "codes",
+    "message",
+    "revocations",
+    "schema",
+    "routing",
+    "session::machine",
+    "mailbox",
+];
 const IMPURE_CRATES: &[&str] =
     &["tokio::", "hyper::", "axum::", "std::net::", "std::fs::", "Instant::now", "SystemTime::now"];
 

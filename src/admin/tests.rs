@@ -145,9 +145,12 @@ impl Server {
 fn request_for(path: &str, method: &str, id: &ConnectionId) -> (String, &'static str) {
     let path = path.replace("{id}", id.as_str()).replace("{group}", "room%3A1").replace("{user}", "ann");
     let path = if path.ends_with("/messages") && path.contains("connections") { path + "?wait=queued" } else { path };
+    // In the order of the description: the one that was posted is taken back.
+    let path = if (method, path.as_str()) == ("delete", "/v1/revocations") { path + "?user=eve" } else { path };
     let body = match (method, path.as_str()) {
         (_, "/v1/commands") => r#"[{"send":{"to":{"all":true},"text":"x"}}]"#,
         ("put", "/v1/log-level") => r#"{"level":"debug"}"#,
+        ("post", "/v1/revocations") => r#"{"user":"eve","ttl":"1h"}"#,
         _ => "{}",
     };
     (path, body)

@@ -217,21 +217,21 @@ impl Build<'_> {
     }
 
     fn urls(&mut self, entries: &Entry) -> Vec<http::Uri> {
-        let mut urls = Vec::new();
-        for entry in entries.list() {
-            let Some(text) = entry.text() else { continue };
-            match text.parse::<http::Uri>() {
-                Ok(url) if matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() => urls.push(url),
-                _ => {
-                    let hint = "write for instance `http://127.0.0.1:3000/events`".to_owned();
-                    self.problem(entry, format!("expected an `http:` or `https:` URL, found {text:?}"), hint);
-                }
-            }
-        }
         if entries.list().is_empty() && !entries.is_absent() {
             self.problem(entries, "expected at least one URL", None);
         }
-        urls
+        entries.list().iter().filter_map(|entry| self.url(entry)).collect()
+    }
+
+    fn url(&mut self, entry: &Entry) -> Option<http::Uri> {
+        let text = entry.text()?;
+        let url = text.parse::<http::Uri>().ok();
+        let url = url.filter(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+        if url.is_none() {
+            let hint = "write for instance `http://127.0.0.1:3000/events`".to_owned();
+            self.problem(entry, format!("expected an `http:` or `https:` URL, found {text:?}"), hint);
+        }
+        url
     }
 
     fn signing_secret(&mut self, entry: &Entry) -> Option<SecretString> {

@@ -24,11 +24,15 @@ impl Deliver {
         }
         let grant = Arc::new(grant);
         connection.set_grant(grant.clone());
-        let before = old.as_ref().map(|old| old.groups.as_slice()).unwrap_or_default();
-        for group in before.iter().filter(|group| !grant.groups.contains(group)) {
+        let leave = |group: &Arc<str>| {
             self.run(&Command::Leave { connection: None, group: group.clone() }, Some(&connection.id));
-        }
-        for group in grant.groups.iter().filter(|group| !before.contains(group)) {
+        };
+        let before = old.as_ref().map(|old| old.groups.as_slice()).unwrap_or_default();
+        before.iter().filter(|group| !grant.groups.contains(group)).for_each(leave);
+        // What other ways led into must be allowed by the new claims too.
+        let may_stay = |group: &&Arc<str>| self.pipeline.may_join(&connection.endpoint, Some(&grant), group);
+        connection.groups().iter().filter(|group| !may_stay(group)).for_each(leave);
+        for group in &grant.groups {
             self.run(&Command::Join { connection: None, group: group.clone() }, Some(&connection.id));
         }
         Ok(grant)

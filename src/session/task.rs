@@ -1,19 +1,20 @@
 //! The task of one connection: it alone reads and writes the socket, starts the calls and obeys the machine. Dropping it drops its
 //! halves, its calls and its registry entry. Knows the machine, the mailbox, the pipeline; must not know the registry or upstreams.
 
+mod renewal;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::live::{Closing, Live};
-use super::machine::{Due, Expiry, Machine, Received, Settings};
+use super::machine::{Due, Machine, Received, Settings};
 use super::socket::{Incoming, Socket, Written};
-use crate::claims::Grant;
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::connection::Connection;
 use crate::deliver::{Deliver, Registration};
@@ -23,11 +24,10 @@ use crate::pipeline::{
     Greeting, Inbound, Pipeline, Prepared, Renewal, Routed, Sender, Verdict, error_frame, token_frame,
 };
 use crate::snapshot::{Endpoint, Route};
+use renewal::expiry_of;
 
 /// Bytes that the writer takes out of the mailbox at once.
 const WRITE_BATCH_BYTES: usize = 64 * 1024;
-/// When a client may send another token while one is being verified.
-const RENEWAL_PAUSE_MS: u64 = 1000;
 /// How long a close handshake may take before the socket is given up.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -152,31 +152,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             progress = true;
         }
         progress
-    }
-
-    /// Takes over the rights of a token that was verified, or says why not.
-    fn poll_renewal(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(Poll::Ready(renewal)) = self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx)) else {
-            return false;
-        };
-        self.renewal = None;
-        match renewal.and_then(|grant| self.services.deliver.renew(&self.connection, grant)) {
-            Ok(grant) => {
-                let now_ms = self.now_ms();
-                let expiry = expiry_of(&self.endpoint, &grant, now_ms);
-                self.machine.set_expiry(expiry);
-                self.send(token_frame("accepted", expiry.map(|expiry| expiry.ends_ms - now_ms)));
-                if let Some(live) = &mut self.live {
-                    live.wake_at(self.epoch, self.machine.next_deadline_ms());
-                }
-            }
-            Err(refused) => {
-                tracing::info!(connection = %self.connection.id, "a new token was refused: {refused}");
-                let verdict = self.services.pipeline.token_refused(&self.endpoint, self.machine.seq(), &refused);
-                self.apply(verdict);
-            }
-        }
-        true
     }
 
     /// Starts the calls of waiting messages as far as the window allows.
@@ -388,20 +363,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    /// Begins to verify a token, one at a time.
-    fn on_token(&mut self, now_ms: u64, token: String) -> Received {
-        let received = self.machine.on_token(now_ms);
-        if received != Received::Queued {
-            return received;
-        }
-        if self.renewal.is_some() {
-            return Received::RateLimited { seq: self.machine.seq(), retry_after_ms: RENEWAL_PAUSE_MS };
-        }
-        self.refresh();
-        self.renewal = Some(Box::pin(self.services.pipeline.clone().renew(self.endpoint.clone(), token)));
-        received
-    }
-
     /// The answer to the peer's close, or the close after a violation, is queued: flush it and read to the end.
     fn linger(&mut self) {
         self.connection.mailbox.shut();
@@ -484,14 +445,6 @@ impl<S> Drop for Session<S> {
 fn sender_of(connection: &Connection) -> Sender {
     let (context, grant) = connection.bearer();
     Sender { id: connection.id, user: connection.user.clone(), context, grant }
-}
-
-/// The end of a grant on the machine's clock.
-fn expiry_of(endpoint: &Endpoint, grant: &Grant, now_ms: u64) -> Option<Expiry> {
-    let left = grant.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
-    let ends_ms = now_ms.saturating_add(millis(left));
-    let warning = endpoint.draft.auth.as_ref().and_then(|auth| auth.warning).map(millis);
-    Some(Expiry { ends_ms, warn_ms: warning.map(|warning| ends_ms.saturating_sub(warning)) })
 }
 
 fn settings_of(endpoint: &Endpoint) -> Settings {

@@ -1,7 +1,7 @@
 //! Keys that are fetched from a URL: refreshed in the background, fetched again for a key that is not known, but not more often than
-//! the floor; old keys stay while the URL cannot be reached. Must not know what a token says.
+//! allowed; old keys stay while the URL cannot be reached. Must not know what a token says.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -27,8 +27,6 @@ use crate::telemetry::Metrics;
 use crate::telemetry::metrics::OutcomeLabel;
 use crate::upstream::http::client_tls;
 
-/// The least time between two fetches that tokens bring about by naming a key that is not known.
-const FLOOR: Duration = Duration::from_secs(30);
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Delays between attempts while there are no keys at all.
@@ -41,6 +39,8 @@ pub struct JwksSettings {
     pub url: Uri,
     /// Between two fetches that nobody asked for.
     pub refresh: Duration,
+    /// The least time since the last fetch before a token that names a key that is not known brings about another one.
+    pub refetch_interval: Duration,
     /// Of one fetch.
     pub timeout: Duration,
     /// Authorities trusted beside the system's, in PEM.
@@ -57,7 +57,7 @@ pub struct Jwks {
     last: Mutex<Last>,
     /// One fetch at a time; who waits for it looks at its keys first.
     gate: Semaphore,
-    _refreshing: AbortOnDropHandle<()>,
+    refreshing: OnceLock<AbortOnDropHandle<()>>,
 }
 
 /// What is known of the last fetch.
@@ -82,7 +82,7 @@ impl Jwks {
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>, String> {
         let client = client(&settings)?;
-        Ok(Arc::new_cyclic(|weak: &Weak<Self>| Self {
+        let jwks = Arc::new(Self {
             settings,
             algorithms,
             client,
@@ -90,8 +90,11 @@ impl Jwks {
             keys: ArcSwapOption::empty(),
             last: Mutex::default(),
             gate: Semaphore::new(1),
-            _refreshing: AbortOnDropHandle::new(Tasks::new().spawn(refresh(weak.clone()))),
-        }))
+            refreshing: OnceLock::new(),
+        });
+        let refreshing = Tasks::new().spawn(refresh(Arc::downgrade(&jwks)));
+        jwks.refreshing.get_or_init(|| AbortOnDropHandle::new(refreshing));
+        Ok(jwks)
     }
 
     /// True if these are the keys that such settings fetch.
@@ -121,7 +124,7 @@ impl Jwks {
 
     /// A token's wish for a fetch counts only if the last one was long ago; while there are no keys the background tries often enough.
     fn may_fetch(&self) -> bool {
-        self.last.lock().at.is_none_or(|at| at.elapsed() >= FLOOR)
+        self.last.lock().at.is_none_or(|at| at.elapsed() >= self.settings.refetch_interval)
     }
 
     /// Fetches once; on failure the old keys stay.

@@ -3,6 +3,7 @@
 pub mod broker;
 mod client;
 mod collector;
+pub mod issuer;
 mod proxy;
 mod upstream;
 
@@ -25,7 +26,7 @@ use tokio::net::TcpStream;
 pub use client::Client;
 pub use collector::collector;
 pub use proxy::Proxy;
-pub use upstream::{Reply, Upstream};
+pub use upstream::{Call, Reply, Upstream};
 
 /// How long a condition may take before its test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);

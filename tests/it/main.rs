@@ -16,3 +16,4 @@ mod reload;
 mod slow;
 mod telemetry;
 mod tls;
+mod tokens;

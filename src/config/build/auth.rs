@@ -82,10 +82,10 @@ impl Build<'_> {
     }
 
     fn jwks(&mut self, entry: &Entry) -> Option<JwksSettings> {
-        let url = self.urls(entry.get("url"));
         Some(JwksSettings {
-            url: url.into_iter().next()?,
+            url: self.url(entry.get("url"))?,
             refresh: duration(entry.get("refresh")),
+            refetch_interval: duration(entry.get("refetch_interval")),
             timeout: duration(entry.get("timeout")),
             ca_pem: self.file_text(entry.get("ca_file")),
         })

@@ -65,6 +65,12 @@ pub const AUTH: &[Key] = &[
 const JWKS: &[Key] = &[
     hot("url", Text, Required, "`http:` or `https:`. Redirects are not followed."),
     hot("refresh", Duration(SECOND, 24 * HOUR), Is("5m"), "How often keys are fetched."),
+    hot(
+        "refetch_interval",
+        Duration(10, HOUR),
+        Is("30s"),
+        "The least time since the last fetch before a token that names an unknown key brings about another.",
+    ),
     hot("timeout", Duration(10, HOUR), Is("5s"), "Of one fetch."),
     hot("ca_file", Text, Absent("the system's authorities"), "PEM file of authorities trusted beside the system's."),
 ];

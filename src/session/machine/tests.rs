@@ -173,3 +173,38 @@ fn accepted_messages_outlive_the_socket() {
     assert_eq!(m.next_message(2).map(|w| w.seq), Some(1));
     assert!(m.is_quiet());
 }
+
+#[test]
+fn a_token_s_end_is_told_once_and_then_closes() {
+    let mut m = machine();
+    m.set_expiry(Some(Expiry { ends_ms: 10_000, warn_ms: Some(7_000) }));
+    assert_eq!(m.next_deadline_ms(), Some(7_000));
+    assert_eq!(m.on_time(6_999), Due::Nothing);
+    assert_eq!(m.on_time(7_001), Due::TokenEnding { left_ms: 2_999 });
+    assert_eq!(m.on_time(7_002), Due::Nothing, "once");
+    assert_eq!(m.next_deadline_ms(), Some(10_000));
+    assert_eq!(code(m.on_time(10_000)), Some(CloseCode::TOKEN_EXPIRED));
+}
+
+#[test]
+fn a_newer_token_moves_the_end_and_one_without_an_end_removes_it() {
+    let mut m = machine();
+    m.set_expiry(Some(Expiry { ends_ms: 10_000, warn_ms: None }));
+    m.set_expiry(Some(Expiry { ends_ms: 20_000, warn_ms: Some(15_000) }));
+    assert_eq!(m.on_time(10_000), Due::Nothing);
+    assert_eq!(m.on_time(15_000), Due::TokenEnding { left_ms: 5_000 });
+    m.set_expiry(None);
+    m.heard(20_000);
+    assert_eq!(m.on_time(20_000), Due::Nothing);
+}
+
+#[test]
+fn a_token_ends_though_the_socket_is_not_read() {
+    let mut m = machine();
+    m.set_expiry(Some(Expiry { ends_ms: 10_000, warn_ms: None }));
+    m.call_started(1);
+    while m.wants_messages() {
+        message(&mut m, 1);
+    }
+    assert_eq!(code(m.on_time(10_000)), Some(CloseCode::TOKEN_EXPIRED));
+}
