@@ -219,6 +219,44 @@ fn every_kind_of_problem_with_rabbitmq_is_named() {
 }
 
 #[test]
+fn every_kind_of_problem_with_tokens_is_named() {
+    let auth = "path: /ws\n    auth: {algorithms: [RS256], jwks: \"http://id/jwks\"}\n    \
+                groups: [{group: \"room:*\", require: {rooms: \"{*}\"}}]";
+    let good = with("path: /ws", auth);
+    assert_eq!(lines(&good), Vec::<String>::new());
+    let secret = "secret: hunter2-hunter2-hunter2-hunter2-hunter2";
+    for (old, new, says) in [
+        ("algorithms: [RS256]", "algorithms: []", "expected at least one algorithm"),
+        ("algorithms: [RS256]", "algorithms: [none]", "expected HS256 or HS384"),
+        (", jwks: \"http://id/jwks\"", "", "expected one of `secret`, `secret_file`, `key_file` and `jwks`"),
+        ("jwks: ", &format!("{secret}, jwks: "), "expected one of `secret`, `secret_file`, `key_file` and `jwks`"),
+        ("jwks: \"http://id/jwks\"", secret, "a secret is for HS256, HS384 and HS512 only"),
+        ("jwks: \"http://id/jwks\"", "secret: short", "at least 32 bytes, found 5"),
+        ("jwks: \"http://id/jwks\"", "key_file: nowhere.pem", "cannot read"),
+        ("http://id/jwks", "id/jwks", "expected an `http:` or `https:` URL"),
+        ("jwks: \"http://id/jwks\"", "jwks: {url: \"https://id/\", ca_file: no.pem}", "cannot read"),
+        ("[RS256]", "[RS256], token_from: [headers]", "\"headers\" is no place where a token may be; write `header`"),
+        ("[RS256]", "[RS256], token_from: [\"query:\"]", "is no place where a token may be"),
+        ("[RS256]", "[RS256], token_from: []", "expected at least one place"),
+        ("[RS256]", "[RS256], user: /a~2", "expected '~0' or '~1'"),
+        ("[RS256]", "[RS256], user: \"\"", "expected a claim's name, found none"),
+        ("[RS256]", "[RS256], refresh_event: \"\"", "expected an event name"),
+        ("group: \"room:*\"", "group: \"*:*\"", "nothing for {*} to stand for; it needs a `group` with one `*`"),
+        ("{rooms: \"{*}\"}", "{}", "expected at least one claim"),
+        ("{rooms: \"{*}\"}", "{rooms: []}", "expected at least one value"),
+        ("event: \"*\"", "event: \"*\", require: {a: \"{*}\"}", "nothing for {*} to stand for"),
+        ("event: \"*\"", "event: \"*\", join: \"a:{room}\"", "write for instance `room:{/room}`"),
+    ] {
+        assert!(good.contains(old), "{old}");
+        let lines = lines(&good.replacen(old, new, 1));
+        assert!(lines.iter().any(|line| line.contains(says)), "{new}: {lines:#?}");
+        assert!(lines.iter().all(|line| !line.contains("hunter2")), "{lines:#?}");
+    }
+    let nobody = with("event: \"*\"", "event: \"*\", require: {scope: x}");
+    assert!(lines(&nobody)[0].contains("the endpoint takes no tokens; add `auth`"), "{:?}", lines(&nobody));
+}
+
+#[test]
 fn tls_and_proxies_are_checked_with_their_files() {
     let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).expect("a certificate");
     let other = rcgen::KeyPair::generate().expect("a key").serialize_pem();
