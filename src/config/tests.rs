@@ -238,6 +238,7 @@ fn every_kind_of_problem_with_tokens_is_named() {
         ("[RS256]", "[RS256], token_from: [headers]", "\"headers\" is no place where a token may be; write `header`"),
         ("[RS256]", "[RS256], token_from: [\"query:\"]", "is no place where a token may be"),
         ("[RS256]", "[RS256], token_from: []", "expected at least one place"),
+        ("[RS256]", "[RS256], token_from: [message], optional: true", "cannot be told from who will send it"),
         ("[RS256]", "[RS256], user: /a~2", "expected '~0' or '~1'"),
         ("[RS256]", "[RS256], user: \"\"", "expected a claim's name, found none"),
         ("[RS256]", "[RS256], refresh_event: \"\"", "expected an event name"),

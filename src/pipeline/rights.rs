@@ -102,12 +102,18 @@ impl Pipeline {
         token_of(endpoint, payload, true)
     }
 
-    /// Holds a token against the endpoint's keys, and counts what became of it.
+    /// Holds a token against the endpoint's keys.
     pub async fn verify(&self, endpoint: &Endpoint, token: &str) -> Renewal {
-        let Some(verifier) = &endpoint.verifier else { return Err(Refused::Missing) };
-        let verified = verifier.verify(token, SystemTime::now()).await;
-        self.metrics.count_token(&endpoint.draft.path, verified.as_ref().map_or_else(Refused::name, |_| "accepted"));
-        verified
+        match &endpoint.verifier {
+            Some(verifier) => verifier.verify(token, SystemTime::now()).await,
+            None => Err(Refused::Missing),
+        }
+    }
+
+    /// Counts what became of a token.
+    pub fn count_token<T>(&self, endpoint: &Endpoint, verified: &Result<T, Refused>) {
+        let outcome = verified.as_ref().map_or_else(Refused::name, |_| "accepted");
+        self.metrics.count_token(&endpoint.draft.path, outcome);
     }
 
     /// As `verify`, for a call that outlives its caller's borrow.

@@ -46,10 +46,15 @@ impl Build<'_> {
         if refresh_event.is_empty() {
             self.problem(entry.get("refresh_event"), "expected an event name, found none", None);
         }
+        let (sources, is_optional) = (self.token_sources(entry.get("token_from")), entry.get("optional").is_true());
+        if is_optional && sources.contains(&TokenSource::Message) {
+            let hint = "remove `message` from `token_from`, or `optional`".to_owned();
+            self.problem(entry.get("optional"), "who comes without a token cannot be told from who will send it", hint);
+        }
         Some(AuthDraft {
             verifier,
-            sources: self.token_sources(entry.get("token_from")),
-            is_optional: entry.get("optional").is_true(),
+            sources,
+            is_optional,
             message_timeout: duration(entry.get("message_timeout")),
             warning: entry.get("warning").duration().filter(|warning| *warning > Duration::ZERO),
             refresh_event: refresh_event.into(),

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use http::header::WWW_AUTHENTICATE;
@@ -23,7 +24,7 @@ use crate::message::{Ending, Payload};
 use crate::pipeline::{ConnectFacts, Greeting, Renewal, token_frame};
 use crate::session::socket::{Incoming, Socket, Written};
 use crate::session::task::CLOSE_TIMEOUT;
-use crate::snapshot::{AuthDraft, Endpoint, TokenSource};
+use crate::snapshot::{Endpoint, TokenSource};
 use crate::tokens::{Refused, TOKEN_BYTES_MAX};
 
 /// The largest first message, in bytes: a token and what is around it.
@@ -47,17 +48,16 @@ impl Upgrader {
         client: SocketAddr,
     ) -> Result<Proof, Answer> {
         let Some(auth) = &endpoint.draft.auth else { return Ok(Proof::Given(None)) };
-        let refused = match credentials::token(&auth.sources, request, offered) {
-            Some(token) => match self.verify(endpoint, &token).await {
-                Ok(grant) => return Ok(Proof::Given(Some(Arc::new(grant)))),
-                Err(refused) => refused,
-            },
+        let verified = match credentials::token(&auth.sources, request, offered) {
+            Some(token) => self.verify(endpoint, &token).await,
             None if auth.sources.contains(&TokenSource::Message) => return Ok(Proof::Awaited),
             None if auth.is_optional => return Ok(Proof::Given(None)),
-            None => {
-                self.metrics.count_token(&endpoint.draft.path, Refused::Missing.name());
-                Refused::Missing
-            }
+            None => Err(Refused::Missing),
+        };
+        self.services.pipeline.count_token(endpoint, &verified);
+        let refused = match verified {
+            Ok(grant) => return Ok(Proof::Given(Some(Arc::new(grant)))),
+            Err(refused) => refused,
         };
         tell(endpoint, client, &refused);
         Err(unauthorized(&refused))
@@ -66,10 +66,7 @@ impl Upgrader {
     async fn verify(&self, endpoint: &Endpoint, token: &str) -> Renewal {
         let grant = self.services.pipeline.verify(endpoint, token).await?;
         match self.services.deliver.is_revoked(grant.user.as_deref(), Some(&grant)) {
-            true => {
-                self.metrics.count_token(&endpoint.draft.path, Refused::Revoked.name());
-                Err(Refused::Revoked)
-            }
+            true => Err(Refused::Revoked),
             false => Ok(grant),
         }
     }
@@ -115,21 +112,27 @@ impl Upgrader {
     {
         let auth = endpoint.draft.auth.as_ref()?;
         let mut socket = Socket::new(parts.io.into_inner(), &parts.read_buf, FIRST_MESSAGE_BYTES_MAX);
-        let awaited = timeout(auth.message_timeout, self.first_token(&endpoint, auth, &mut socket)).await;
-        let grant = match awaited.unwrap_or(Err(First::Refused(Refused::Missing))) {
-            Ok(grant) => grant.map(Arc::new),
-            Err(First::Refused(refused)) => {
+        let awaited = timeout(auth.message_timeout, self.first_token(&endpoint, &mut socket)).await;
+        let first = match awaited.unwrap_or(Ok(None)) {
+            Ok(Some(token)) => self.verify(&endpoint, &token).await,
+            Ok(None) => Err(Refused::Missing),
+            Err(ending) => {
+                turn_away(&mut socket, None, &ending.code, &ending.reason).await;
+                return None;
+            }
+        };
+        self.services.pipeline.count_token(&endpoint, &first);
+        let grant = match first {
+            Ok(grant) => Arc::new(grant),
+            Err(refused) => {
                 tell(&endpoint, handshake.peer.addr, &refused);
                 let frame = self.services.pipeline.token_refused(&endpoint, 0, &refused).frame;
                 turn_away(&mut socket, frame, &CloseCode::UNAUTHORIZED, "no valid token").await;
                 return None;
             }
-            Err(First::Ended(ending)) => {
-                turn_away(&mut socket, None, &ending.code, &ending.reason).await;
-                return None;
-            }
         };
-        handshake.grant = grant;
+        let left = grant.expires_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        handshake.grant = Some(grant);
         let (known, mut greeting) = match self.introduce(&endpoint, &handshake, &facts).await {
             Ok(introduced) => introduced,
             Err(answer) => {
@@ -138,11 +141,8 @@ impl Upgrader {
                 return None;
             }
         };
-        if let Some(grant) = &handshake.grant {
-            let left = grant.expires_at.map(|at| at.duration_since(std::time::SystemTime::now()).unwrap_or_default());
-            let left_ms = left.and_then(|left| u64::try_from(left.as_millis()).ok());
-            greeting.token_frame = Some(token_frame("accepted", left_ms));
-        }
+        let left_ms = left.and_then(|left| u64::try_from(left.as_millis()).ok());
+        greeting.token_frame = Some(token_frame("accepted", left_ms));
         let Known { connection, registration } = known;
         let services = self.services.clone();
         socket.set_message_size(endpoint.draft.limits.message_size);
@@ -170,42 +170,25 @@ impl Upgrader {
         Ok((self.enrol(endpoint, handshake, &greeting), greeting))
     }
 
-    /// The grant of the first message; none where a token is optional and another message came.
-    async fn first_token<S>(
-        &self,
-        endpoint: &Endpoint,
-        auth: &AuthDraft,
-        socket: &mut Socket<S>,
-    ) -> Result<Option<Grant>, First>
+    /// The token of the first message; none where it brings none. The ending, if the socket closes before.
+    async fn first_token<S>(&self, endpoint: &Endpoint, socket: &mut Socket<S>) -> Result<Option<String>, Ending>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let payload = loop {
+        loop {
             let incoming = poll_fn(|cx| {
                 // Pongs that wait leave on the way; an error shows in the read.
                 let _ = socket.poll_flush(cx, &mut Written::default());
                 socket.poll_read(cx)
             });
             match incoming.await {
-                Incoming::Message(payload) => break payload,
+                Incoming::Message(payload) => return Ok(self.services.pipeline.first_token(endpoint, &payload)),
                 Incoming::Control => {}
-                Incoming::Close(ending) | Incoming::Violation(ending) => return Err(First::Ended(ending)),
-                Incoming::End => return Err(First::Ended(Ending::new(CloseCode::ABNORMAL, "", Cause::Client))),
+                Incoming::Close(ending) | Incoming::Violation(ending) => return Err(ending),
+                Incoming::End => return Err(Ending::new(CloseCode::ABNORMAL, "", Cause::Client)),
             }
-        };
-        let token = self.services.pipeline.first_token(endpoint, &payload);
-        let token = token.ok_or(First::Refused(Refused::Missing))?;
-        if token.is_empty() && auth.is_optional {
-            return Ok(None);
         }
-        self.verify(endpoint, &token).await.map(Some).map_err(First::Refused)
     }
-}
-
-/// Why a first message gave no grant.
-enum First {
-    Refused(Refused),
-    Ended(Ending),
 }
 
 /// One line for each token that is refused, without anything of it.

@@ -21,7 +21,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return false;
         };
         self.renewal = None;
-        match renewal.and_then(|grant| self.services.deliver.renew(&self.connection, grant)) {
+        let renewed = renewal.and_then(|grant| self.services.deliver.renew(&self.connection, grant));
+        self.services.pipeline.count_token(&self.endpoint, &renewed);
+        match renewed {
             Ok(grant) => {
                 let now_ms = self.now_ms();
                 let expiry = expiry_of(&self.endpoint, &grant, now_ms);
