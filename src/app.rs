@@ -105,12 +105,16 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
 
     let upgrader = Arc::new(Upgrader {
         node,
-        services: Arc::new(Services { pipeline: pipeline.clone(), deliver: deliver.clone() }),
+        services: Arc::new(Services {
+            pipeline: pipeline.clone(),
+            deliver: deliver.clone(),
+            accounts: Arc::default(),
+            epoch: Instant::now(),
+        }),
         admission: Arc::new(Admission::default()),
         tasks: sessions.clone(),
         metrics: metrics.clone(),
         handshake_timeout: fixed.listener.handshake_timeout,
-        connections_max: fixed.listener.connections,
         proxies: fixed.listener.proxies.clone(),
         draining: drain.flag(),
     });

@@ -24,13 +24,19 @@ pub enum ErrorCode {
 impl ErrorCode {
     /// All codes with what they mean, in the order of the documentation.
     pub const ALL: [(ErrorCode, &'static str); 13] = [
-        (Self::InvalidJson, "the message is not JSON"),
+        (
+            Self::InvalidJson,
+            "the message is not JSON, or more nested or larger than `json_depth` and `json_values` allow",
+        ),
         (Self::MissingEvent, "the message has no string at the endpoint's event pointer"),
         (Self::UnknownEvent, "no route takes this event"),
         (Self::SchemaViolation, "the message does not fit the route's JSON Schema; `errors` names each place"),
         (Self::Unauthorized, "the token that was sent is refused; the message says why"),
         (Self::Forbidden, "the connection's token does not allow this event, or the group that it would join"),
-        (Self::RateLimited, "the connection sent more messages than its limit; `retry_after_ms` says when to go on"),
+        (
+            Self::RateLimited,
+            "over a rate of the connection, its user or its address; `retry_after_ms` says when to go on",
+        ),
         (Self::Overloaded, "the upstream has more calls waiting than its limits allow"),
         (Self::UpstreamRejected, "the upstream answered 4xx, with its `status`, or the broker refused the message"),
         (Self::UpstreamUnavailable, "the upstream could not be reached, or failed, until the message's deadline"),
@@ -105,7 +111,7 @@ impl CloseCode {
         (Self::TOKEN_EXPIRED, "the client's token expired; reconnect with a new one"),
         (Self::NOT_DELIVERED, "a message was not delivered and its route says `on_failure: close`"),
         (Self::APPLICATION, "the application's command closed the connection and named no code"),
-        (Self::ABUSE, "more than `limits.invalid_messages` messages were refused"),
+        (Self::ABUSE, "more than `limits.invalid_messages` invalid messages, or over a rate with `on_excess: close`"),
         (Self::REVOKED, "the client's permission was revoked"),
         (
             Self::UNAUTHORIZED,

@@ -87,7 +87,6 @@ pub fn restart_only_changes(old: &Fixed, new: &Fixed) -> Vec<&'static str> {
         }
     };
     note(old.listener.listen != new.listener.listen, "listen");
-    note(old.listener.connections != new.listener.connections, "connections");
     note(old.listener.handshake_timeout != new.listener.handshake_timeout, "handshake.timeout");
     note(old.listener.header_size != new.listener.header_size, "handshake.header_size");
     // Other settings and files are swapped while it runs.

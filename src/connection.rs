@@ -1,7 +1,7 @@
 //! What others may see or change of a connection while it lives: its facts, context, groups and mailbox.
 //! Knows messages; must not know the session that serves it, nor the registry that finds it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -68,6 +68,14 @@ pub struct Opening {
     pub groups_max: usize,
 }
 
+/// What counts as one address: an IPv4 address, or the /64 of an IPv6 one, since a customer has at least one of those whole.
+pub fn network(ip: IpAddr) -> u128 {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits() & !u128::from(u64::MAX),
+    }
+}
+
 impl Connection {
     pub fn new(opening: Opening) -> Arc<Self> {
         Arc::new(Self {
@@ -108,6 +116,11 @@ impl Connection {
     /// Replaces the context; an empty one clears it.
     pub fn set_context(&self, value: Arc<str>) {
         self.bearer.lock().context = (!value.is_empty()).then_some(value);
+    }
+
+    /// Changes how many groups it may be in, after a reload. It stays in those that it is in.
+    pub fn set_groups_max(&self, groups_max: usize) {
+        self.membership.lock().groups_max = groups_max;
     }
 
     pub fn groups(&self) -> Vec<Arc<str>> {
@@ -153,5 +166,20 @@ impl Connection {
 
     pub fn count_sent(&self, messages: u64) {
         self.sent.fetch_add(messages, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_of_ipv4_or_a_network_of_ipv6() {
+        let of = |ip: &str| network(ip.parse().expect("an address"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_ne!(of("::1"), of("0.0.0.1"));
     }
 }

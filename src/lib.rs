@@ -15,6 +15,7 @@ pub mod deliver;
 pub mod demo;
 pub mod drain;
 pub mod ids;
+pub mod limits;
 pub mod listener;
 pub mod mailbox;
 pub mod message;

@@ -22,8 +22,6 @@ pub struct ListenerSettings {
     pub handshake_timeout: Duration,
     /// Bytes of a request's head; more is answered 431.
     pub header_size: usize,
-    /// Open connections over all endpoints; one more is refused with 503.
-    pub connections: usize,
     /// Certificates of `wss`; without them it is `ws`. Their files may change while it runs.
     pub tls: Option<TlsSettings>,
     pub proxies: ProxySettings,

@@ -15,14 +15,16 @@ use tokio::time::Instant;
 use crate::claims::Grant;
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::ids::ConnectionId;
+use crate::limits::json::Oversized;
+use crate::limits::{Excess, Limit};
 use crate::message::{
     Answer, BINARY_EVENT, Command, Ending, Event, EventKind, Failure, Format, Kind, NAME_BYTES_MAX, Payload, Reject,
     TEXT_EVENT, Traceparent, Violation,
 };
 use crate::routing::{EventName, Found};
 use crate::schema::Schema;
-use crate::snapshot::{Endpoint, OnFailure, Route, Snapshot, Validate};
-use crate::telemetry::metrics::{EndpointCause, ViolationLabel};
+use crate::snapshot::{Endpoint, OnExcess, OnFailure, Route, Snapshot, Validate};
+use crate::telemetry::metrics::{EndpointCause, Label, LimitLabel, ViolationLabel};
 use crate::telemetry::{Metrics, Span, Spans};
 
 use encode::ack_frame;
@@ -140,11 +142,25 @@ impl Pipeline {
         }
     }
 
-    /// The verdict on a message that the connection's own limit refused.
-    pub fn rate_limited(&self, endpoint: &Endpoint, seq: u64, retry_after_ms: u64) -> Verdict {
-        let mut reject = Reject::new(ErrorCode::RateLimited, "the connection sent more messages than its limit");
+    /// The verdict on a message that was over a rate.
+    pub fn rate_limited(&self, endpoint: &Endpoint, seq: u64, excess: Excess) -> Verdict {
+        let Excess { limit, retry_after_ms } = excess;
+        self.count_limited(&endpoint.draft.path, limit);
+        let mut reject = Reject::new(ErrorCode::RateLimited, limit.message());
         reject.retry_after_ms = Some(retry_after_ms);
-        self.refuse(endpoint, "$none", seq, &reject)
+        let mut verdict = self.refuse(endpoint, "$none", seq, &reject);
+        // It was refused for its time, not for what it said.
+        verdict.invalid = false;
+        if endpoint.draft.limits.on_excess == OnExcess::Close {
+            verdict.close = Some(Ending::new(CloseCode::ABUSE, limit.message(), Cause::Server));
+        }
+        verdict
+    }
+
+    /// Counts what a limit refused; `endpoint` is the path, or `$none`.
+    pub fn count_limited(&self, endpoint: &Label, limit: Limit) {
+        let label = LimitLabel { endpoint: endpoint.clone(), limit: limit.name().into() };
+        self.metrics.limited.get_or_create(&label).inc();
     }
 
     /// Calls the upstream and makes the verdict.
@@ -186,6 +202,9 @@ impl Pipeline {
     fn decode(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Result<Routed, (Reject, Arc<str>)> {
         let Inbound { seq, payload, received } = inbound;
         let none = || Arc::from("$none");
+        if payload.kind() == Kind::Text && endpoint.draft.event != EventName::None {
+            self.check_structure(endpoint, &payload).map_err(|reject| (reject, none()))?;
+        }
         let (name, format) = event_name(&endpoint.draft.event, &payload).map_err(|reject| (reject, none()))?;
         let Some(route) = endpoint.route(&name) else {
             let mut reject = Reject::new(ErrorCode::UnknownEvent, format!("no route takes the event {name:?}"));
@@ -225,6 +244,9 @@ impl Pipeline {
         schema: &Schema,
         payload: &Payload,
     ) -> Result<(), Reject> {
+        if endpoint.draft.event == EventName::None {
+            self.check_structure(endpoint, payload)?;
+        }
         let value: Value = serde_json::from_slice(payload.bytes()).map_err(|e| invalid_json(&e))?;
         let Err(violations) = schema.check(&value) else { return Ok(()) };
         self.report(&endpoint.draft.path, &route.label, "message", route.draft.validate, &violations).map_err(
@@ -234,6 +256,15 @@ impl Pipeline {
                 reject
             },
         )
+    }
+
+    /// Before anything is parsed: the whole message is held against the limits, whatever will be read of it.
+    fn check_structure(&self, endpoint: &Endpoint, payload: &Payload) -> Result<(), Reject> {
+        endpoint.draft.limits.json.check(payload.bytes()).map_err(|oversized| {
+            let limit = if matches!(oversized, Oversized::Depth(_)) { Limit::JsonDepth } else { Limit::JsonValues };
+            self.count_limited(&endpoint.draft.path, limit);
+            Reject::new(ErrorCode::InvalidJson, format!("{}: {oversized}", limit.message()))
+        })
     }
 
     fn check_reply(&self, endpoint: &Endpoint, route: &Route, answer: Answer) -> Result<Answer, Failure> {

@@ -9,3 +9,6 @@ pub mod task;
 pub use machine::Machine;
 pub use socket::Socket;
 pub use task::{Services, Session};
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use crate::codes::{Cause, CloseCode};
 use crate::connection::{Connection, Opening};
 use crate::ids::{ConnectionId, NodeId};
+use crate::limits::{Accounts, Entering, NodeLimits, Quota, Quotas, Rate, Rates, Who};
 use crate::mailbox::{Close, FRAME_OVERHEAD_BYTES, Offered, Urgency};
 use crate::message::{Ending, Payload};
 use crate::registry::Registry;
@@ -21,6 +22,8 @@ const STEPS: usize = 600;
 const BUDGET: usize = 4000;
 const RECEIVE_BUFFER: usize = 1000;
 const MESSAGE_BYTES_MAX: usize = 300;
+const NODE_LIMITS: NodeLimits =
+    NodeLimits { connections: 9, connections_per_address: None, handshakes: None, handshakes_per_address: None };
 
 /// One simulated connection with what the model knows of it.
 struct Peer {
@@ -41,6 +44,7 @@ struct Peer {
 struct World {
     random: StdRng,
     registry: Registry,
+    accounts: Arc<Accounts>,
     peers: Vec<Peer>,
     now_ms: u64,
     pushed: u64,
@@ -63,7 +67,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let groups = ["a", "b", "c"].map(Arc::from).to_vec();
         let random = StdRng::seed_from_u64(seed);
-        Self { random, registry: Registry::new(), peers: Vec::new(), now_ms: 0, pushed: 0, groups }
+        let (registry, accounts) = (Registry::new(), Arc::default());
+        Self { random, registry, accounts, peers: Vec::new(), now_ms: 0, pushed: 0, groups }
     }
 
     fn run(mut self) {
@@ -92,6 +97,8 @@ impl World {
         }
         assert!(self.registry.is_empty());
         assert!(self.groups.iter().all(|group| self.registry.group(group).is_empty()), "a ghost stayed in a group");
+        self.accounts.sweep(self.now_ms + 1000);
+        assert!(self.accounts.is_empty(), "an account outlived its connections");
     }
 
     fn open(&mut self) {
@@ -102,7 +109,6 @@ impl World {
             idle_timeout_ms: Some(120_000),
             lifetime_ms: Some(600_000),
             receive_buffer: RECEIVE_BUFFER,
-            messages_per_second: self.random.random_bool(0.3).then_some(5),
             invalid_messages: None,
             close_timeout_ms: 3_000,
         };
@@ -118,9 +124,20 @@ impl World {
             groups_max: 2,
         });
         self.registry.insert(connection.clone());
+        let mut machine = Machine::new(settings, self.now_ms);
+        let rates = |per_second| Rates { messages: Some(Rate::new(per_second, None)), bytes: None };
+        let user = Quota { rates: rates(20), connections: None };
+        let quotas = match self.random.random_range(0..3) {
+            0 => Quotas { connection: rates(5), ..Quotas::default() },
+            1 => Quotas { user, ..Quotas::default() },
+            _ => Quotas::default(),
+        };
+        let who = Who { endpoint: &connection.endpoint, network: 0, user: connection.user.as_ref() };
+        let meters = self.accounts.meter(None, &who, (&Arc::new(quotas), &NODE_LIMITS), Entering::New);
+        machine.set_meters(meters.expect("no limit on connections"));
         self.peers.push(Peer {
             connection,
-            machine: Machine::new(settings, self.now_ms),
+            machine,
             accepted: VecDeque::new(),
             running: Vec::new(),
             window: 1,
@@ -143,9 +160,9 @@ impl World {
         peer.machine.heard(self.now_ms);
         match peer.machine.on_message(self.now_ms, payload) {
             Received::Queued => peer.accepted.push_back(before + 1),
-            Received::RateLimited { seq, retry_after_ms } => {
+            Received::Limited { seq, excess } => {
                 assert_eq!(seq, before + 1);
-                assert!((1..=1000).contains(&retry_after_ms));
+                assert!((1..=1000).contains(&excess.retry_after_ms));
             }
             Received::Ignored => assert!(!wanted && peer.machine.seq() == before),
         }

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::amqp::Broker;
 use crate::claims::{GroupRule, Requirement};
+use crate::limits::json::JsonLimits;
+use crate::limits::{NodeLimits, Quotas};
 use crate::routing::{EventName, Pattern, Table, Template};
 use crate::schema::Schema;
 use crate::telemetry::{EndpointMetrics, Metrics, RouteMetrics};
@@ -72,8 +74,17 @@ pub struct Heartbeat {
     pub misses: u32,
 }
 
-/// Limits of one endpoint, counted on decoded frames.
+/// What a client hears when it sends more than its rates allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExcess {
+    /// An error frame with `retry_after_ms`; the message is refused, the socket stays open.
+    Error,
+    /// That, and close 4501.
+    Close,
+}
+
+/// Limits of one endpoint, counted on decoded frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one message; a larger one closes with 1009.
     pub message_size: usize,
@@ -81,12 +92,15 @@ pub struct Limits {
     pub send_buffer: usize,
     /// Bytes that are read ahead while the in-flight window is full.
     pub receive_buffer: usize,
-    /// Messages per second of one connection, with a burst of one second's worth; none is unlimited.
-    pub messages_per_second: Option<u32>,
+    /// Rates of messages, and the connections of a user or an address.
+    pub quotas: Arc<Quotas>,
+    pub on_excess: OnExcess,
     /// Open connections on this endpoint; one more is refused with 503.
     pub connections: usize,
     /// Refused messages after which the connection is closed with 4501; none never closes.
     pub invalid_messages: Option<u32>,
+    /// How large the structure of a message's JSON may be, where it is parsed.
+    pub json: JsonLimits,
     /// Groups that one connection may be in.
     pub groups: usize,
 }
@@ -144,6 +158,7 @@ pub struct RouteDraft {
 /// Everything that a reload may change, checked but not yet connected.
 #[derive(Clone)]
 pub struct Draft {
+    pub limits: NodeLimits,
     pub endpoints: Vec<EndpointDraft>,
     pub upstreams: BTreeMap<String, upstream::Settings>,
     /// Hash of the configuration's text and of every file that it names, hexadecimal.
@@ -156,6 +171,8 @@ pub struct Snapshot {
     pub generation: u64,
     pub hash: String,
     pub loaded_at: SystemTime,
+    /// Limits of the whole node.
+    pub limits: NodeLimits,
     endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
     upstreams: BTreeMap<String, Arc<Upstream>>,
 }
@@ -220,7 +237,8 @@ impl Snapshot {
             let old = previous.and_then(|p| p.endpoint(&path)).map(|old| &**old);
             endpoints.insert(path, Arc::new(Endpoint::build(endpoint, generation, old, &find, metrics)?));
         }
-        Ok(Self { generation, hash: draft.hash, loaded_at: SystemTime::now(), endpoints, upstreams })
+        let (hash, limits) = (draft.hash, draft.limits);
+        Ok(Self { generation, hash, loaded_at: SystemTime::now(), limits, endpoints, upstreams })
     }
 
     pub fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Extension;
@@ -20,11 +19,10 @@ use tokio::time::Instant;
 use super::operations::{OPEN_PATHS, Scope, scope_of};
 use super::{AdminSettings, Audit};
 use crate::command::ApiError;
+use crate::limits::{Bucket, Rate};
 
 /// The longest refusal of the framework's own that is passed on.
 const REFUSAL_BYTES_MAX: usize = 4096;
-/// Calls that may come at once, in seconds' worth of the rate.
-const BURST: Duration = Duration::from_secs(1);
 
 /// Who calls: where from, and the subject of its certificate, if it showed one.
 #[derive(Debug, Clone)]
@@ -36,14 +34,15 @@ pub struct Caller {
 /// Lets calls pass, or not. Its rules may be swapped while the listener serves.
 pub struct Guard {
     rules: ArcSwap<Rules>,
-    /// Theoretical arrival time of the rate limit (GCRA).
-    arrival: Mutex<Instant>,
+    calls: Mutex<Bucket>,
+    /// The bucket's time counts from here.
+    epoch: Instant,
 }
 
 struct Rules {
     /// Hashes of the tokens, so that comparing takes the same time whatever is given.
     keys: Vec<Key>,
-    step: Option<Duration>,
+    rate: Option<Rate>,
     audit: Audit,
 }
 
@@ -57,7 +56,8 @@ type Hash = aws_lc_rs::digest::Digest;
 
 impl Guard {
     pub fn new(settings: &AdminSettings) -> Arc<Self> {
-        Arc::new(Self { rules: ArcSwap::from_pointee(Rules::new(settings)), arrival: Mutex::new(Instant::now()) })
+        let rules = ArcSwap::from_pointee(Rules::new(settings));
+        Arc::new(Self { rules, calls: Mutex::default(), epoch: Instant::now() })
     }
 
     /// Calls from now on go by these settings.
@@ -66,16 +66,10 @@ impl Guard {
     }
 
     /// False if there were more calls than the rate allows.
-    fn is_in_rate(&self, step: Option<Duration>) -> bool {
-        let Some(step) = step else { return true };
-        let now = Instant::now();
-        let mut arrival = self.arrival.lock();
-        let next = arrival.max(now);
-        if next > now + BURST.saturating_sub(step) {
-            return false;
-        }
-        *arrival = next + step;
-        true
+    fn is_in_rate(&self, rate: Option<Rate>) -> bool {
+        let Some(rate) = rate else { return true };
+        let now_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.calls.lock().take(now_ms, 1, rate).is_ok()
     }
 }
 
@@ -88,7 +82,7 @@ impl Rules {
         };
         Self {
             keys: settings.tokens.iter().map(key).collect(),
-            step: settings.requests_per_second.map(|rate| Duration::from_secs(1) / rate.max(1)),
+            rate: settings.requests_per_second.map(|per_second| Rate::new(per_second, None)),
             audit: settings.audit,
         }
     }
@@ -118,7 +112,7 @@ pub async fn authorise(
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let scope = scope_of(&method, matched);
     let is_audited = is_audited(&method, matched, rules.audit);
-    let (name, response) = if !guard.is_in_rate(rules.step) {
+    let (name, response) = if !guard.is_in_rate(rules.rate) {
         (
             "",
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "more calls than admin.requests_per_second")

@@ -13,6 +13,7 @@ use super::*;
 use crate::connection::{Connection, Opening};
 use crate::deliver::Registration;
 use crate::ids::{ConnectionId, NodeId};
+use crate::limits::NodeLimits;
 use crate::pipeline::Pipeline;
 use crate::registry::Registry;
 use crate::snapshot::{Draft, Snapshot};
@@ -73,7 +74,13 @@ impl Server {
 
     async fn start_with(tokens: &[(&str, &str, &[Scope])], requests_per_second: Option<u32>, audit: Audit) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let draft = Draft { endpoints: vec![], upstreams: Default::default(), hash: String::new() };
+        let limits = NodeLimits {
+            connections: 9,
+            connections_per_address: None,
+            handshakes: None,
+            handshakes_per_address: None,
+        };
+        let draft = Draft { limits, endpoints: vec![], upstreams: Default::default(), hash: String::new() };
         let snapshot = Snapshot::build(draft, None, None, &metrics).expect("a snapshot");
         let pipeline = Pipeline::new(snapshot, metrics.clone(), Spans::default());
         let deliver = Deliver::new(Arc::new(Registry::new()), pipeline, metrics.clone());

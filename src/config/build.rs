@@ -3,6 +3,7 @@
 
 mod admin;
 mod auth;
+mod limits;
 mod rabbitmq;
 mod tls;
 
@@ -23,7 +24,7 @@ use crate::drain::DrainSettings;
 use crate::listener::ListenerSettings;
 use crate::routing::{EventName, Pattern, Pointer};
 use crate::schema::Schema;
-use crate::snapshot::{Draft, EndpointDraft, Heartbeat, Limits, OnFailure, RouteDraft, Validate};
+use crate::snapshot::{Draft, EndpointDraft, Heartbeat, OnFailure, RouteDraft, Validate};
 use crate::telemetry::logging::{self, LogFormat, LogSettings};
 use crate::telemetry::spans::SpanSettings;
 use crate::upstream::http::{HttpSettings, Mode, Version};
@@ -47,12 +48,13 @@ pub fn build(name: &str, text: &str, root: &Entry, used: &Used, folder: &Path) -
     let fixed = build.fixed(root);
     let upstreams = build.upstreams(root.get("upstreams"));
     let endpoints = build.endpoints(root.get("endpoints"));
+    let limits = build.node_limits(root.get("limits"));
     if !build.problems.is_empty() {
         return Err(Problems::new(name, build.problems));
     }
     let hash = hash(text, used, &build.files);
     let files = build.files.all().keys().cloned().collect();
-    Ok(Loaded { fixed, draft: Draft { endpoints, upstreams, hash }, files })
+    Ok(Loaded { fixed, draft: Draft { limits, endpoints, upstreams, hash }, files })
 }
 
 struct Build<'a> {
@@ -80,7 +82,6 @@ impl Build<'_> {
             listen: self.address(root.get("listen")),
             handshake_timeout: duration(handshake.get("timeout")),
             header_size: handshake.get("header_size").size(),
-            connections: root.get("connections").size(),
             tls: self.tls(root.get("tls")),
             proxies: self.proxies(root.get("proxies")),
         };
@@ -302,19 +303,6 @@ impl Build<'_> {
             auth: self.auth(entry.get("auth")),
             group_rules: self.group_rules(entry.get("groups"), has_auth),
             routes: self.routes(entry.get("routes"), validate, has_auth),
-        }
-    }
-
-    fn limits(&mut self, limits: &Entry) -> Limits {
-        let number = |name: &str| limits.get(name).number().and_then(|n| u32::try_from(n).ok());
-        Limits {
-            message_size: limits.get("message_size").size(),
-            send_buffer: limits.get("send_buffer").size(),
-            receive_buffer: limits.get("receive_buffer").size(),
-            messages_per_second: number("messages_per_second"),
-            connections: limits.get("connections").size(),
-            invalid_messages: number("invalid_messages"),
-            groups: limits.get("groups").size(),
         }
     }
 

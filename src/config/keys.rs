@@ -1,6 +1,7 @@
 //! The table of every key: its shape, default and meaning. The reader, the JSON Schema and `docs/configuration.md` all come from it.
 
 mod auth;
+mod limits;
 mod rabbitmq;
 
 /// What a value may be.
@@ -70,12 +71,7 @@ const fn cold(name: &'static str, shape: Shape, otherwise: Otherwise, doc: &'sta
 /// The whole file.
 pub const ROOT: Shape = Map(&[
     cold("listen", Text, Is("0.0.0.0:8000"), "Address and port where WebSocket clients connect."),
-    cold(
-        "connections",
-        Integer(1, MANY),
-        Is("1000000"),
-        "Open connections over all endpoints; one more is refused with 503.",
-    ),
+    hot("limits", Map(limits::NODE), Absent("the defaults"), "Limits of the whole node; see [limits.md](limits.md)."),
     hot(
         "tls",
         Map(TLS),
@@ -309,7 +305,12 @@ const ENDPOINT: &[Key] = &[
     ),
     hot("disconnect", Text, Absent("nobody is told"), "Upstream that is told when a connection has ended."),
     hot("heartbeat", Map(HEARTBEAT), Absent("the defaults"), "Pings for silent clients."),
-    hot("limits", Map(LIMITS), Absent("the defaults"), "Limits of each connection, counted on decoded frames."),
+    hot(
+        "limits",
+        Map(limits::ENDPOINT),
+        Absent("the defaults"),
+        "Limits, counted on decoded frames: of each connection where nothing else is said; see [limits.md](limits.md).",
+    ),
     hot(
         "idle_timeout",
         Duration(10, YEAR),
@@ -355,36 +356,6 @@ const HEARTBEAT: &[Key] = &[
     hot("interval", Duration(10, HOUR), Is("25s"), "Silence after which a ping is sent."),
     hot("timeout", Duration(10, HOUR), Is("5s"), "How long a ping may stay without any byte."),
     hot("misses", Integer(1, 100), Is("2"), "Missed pings after which the connection is closed with 4000."),
-];
-
-const LIMITS: &[Key] = &[
-    hot("message_size", Size(1, GIB), Is("128KiB"), "Bytes of one message; a larger one closes with 1009."),
-    hot(
-        "send_buffer",
-        Size(KIB, GIB),
-        Is("1MiB"),
-        "Bytes that may wait for the client to read; over it the client is cut with 4001.",
-    ),
-    hot("receive_buffer", Size(1, GIB), Is("64KiB"), "Bytes read ahead while calls are under way."),
-    hot(
-        "messages_per_second",
-        Integer(1, 1_000_000),
-        Absent("no limit"),
-        "Messages of one connection, with a burst of one second's worth; more are `rate_limited`.",
-    ),
-    hot(
-        "connections",
-        Integer(1, MANY),
-        Is("100000"),
-        "Open connections on this endpoint; one more is refused with 503.",
-    ),
-    hot(
-        "invalid_messages",
-        Integer(0, 1_000_000),
-        Absent("never closes"),
-        "Refused messages that a connection may send; one more closes with 4501.",
-    ),
-    hot("groups", Integer(0, 100_000), Is("100"), "Groups that one connection may be in."),
 ];
 
 const ROUTE: &[Key] = &[

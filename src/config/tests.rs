@@ -75,6 +75,17 @@ fn every_kind_of_problem_is_named() {
         ("path: /ws", "connect: ap\n    path: /ws", "did you mean `app`?"),
         ("path: /ws", "origins: [app.example.com]\n    path: /ws", "expected a scheme and a host"),
         ("path: /ws", "limits: {send_buffer: 1B}\n    path: /ws", "expected 1.0 KiB to 1.0 GiB"),
+        (
+            "path: /ws",
+            "limits: {bytes_per_second: 1KiB, bytes_burst: 1KiB}\n    path: /ws",
+            "limits.bytes_burst: smaller than `message_size`: a message of 131072 bytes could not pass at 1024; raise it",
+        ),
+        (
+            "path: /ws",
+            "limits: {per_user: {messages_burst: 5}}\n    path: /ws",
+            "per_user.messages_burst: a burst without a rate; expected `messages_per_second` beside it",
+        ),
+        ("path: /ws", "limits: {json_depth: 128}\n    path: /ws", "expected a whole number of 1 to 127"),
         ("path: /ws", "limits: [1]\n    path: /ws", "expected a map, found a list"),
         ("path: /ws", "validate: maybe\n    path: /ws", "expected enforce or report, found \"maybe\""),
         ("  - path: /ws\n", "  -\n", "endpoints[0].path: missing"),
@@ -116,11 +127,11 @@ fn every_kind_of_problem_is_named() {
 
 #[test]
 fn variables_are_replaced_in_values() {
-    let text = with("upstreams:", "listen: \"127.0.0.1:${PORT}\"\nconnections: ${PORT}\nupstreams:")
+    let text = with("upstreams:", "listen: \"127.0.0.1:${PORT}\"\nlimits: {connections: \"${PORT}\"}\nupstreams:")
         .replace("event: \"*\"", "event: \"${NOPE:-x}$${y}${EMPTY:-z}\"");
     let loaded = load_str(&text).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(loaded.fixed.listener.listen.port(), 9000);
-    assert_eq!(loaded.fixed.listener.connections, 9000);
+    assert_eq!(loaded.draft.limits.connections, 9000);
     assert_eq!(loaded.draft.endpoints[0].routes[0].event.as_str(), "x${y}z");
 }
 
@@ -327,11 +338,11 @@ fn restart_only_changes_are_named() {
     let fixed = |text: &str| load_str(text).unwrap_or_else(|p| panic!("{p}")).fixed;
     let old = fixed(MINIMAL);
     assert!(restart_only_changes(&old, &old).is_empty());
-    let hot = "drain: {window: 1s}\nlog: {level: debug}\nupstreams:";
+    let hot = "drain: {window: 1s}\nlimits: {connections: 5}\nlog: {level: debug}\nupstreams:";
     assert!(restart_only_changes(&old, &fixed(&with("upstreams:", hot))).is_empty());
-    let cold = "listen: 127.0.0.1:1\nadmin: {token: abc}\nconnections: 5\nhandshake: {timeout: 1s}\nupstreams:";
+    let cold = "listen: 127.0.0.1:1\nadmin: {token: abc}\nhandshake: {timeout: 1s}\nupstreams:";
     let changes = restart_only_changes(&old, &fixed(&with("upstreams:", cold)));
-    assert_eq!(changes, ["listen", "connections", "handshake.timeout"]);
+    assert_eq!(changes, ["listen", "handshake.timeout"]);
 }
 
 #[test]

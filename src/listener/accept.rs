@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use super::ListenerSettings;
 use super::client_address::read_proxy_header;
@@ -31,6 +31,8 @@ const BACKLOG: i32 = 4096;
 const HEADER_BYTES_MIN: usize = 8192;
 /// How long to wait before the next accept when there are no file descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How often what is kept of addresses and users that are gone is looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A bound listener.
 pub struct Listener {
@@ -67,9 +69,15 @@ impl Listener {
     /// Accepts until `stop` turns true; then the listening socket is closed.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut exhausted = false;
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
+                _ = sweep.tick() => {
+                    self.shared.upgrader.sweep();
+                    continue;
+                }
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             match accepted {
@@ -87,7 +95,7 @@ impl Listener {
                         if !exhausted {
                             exhausted = true;
                             tracing::error!(
-                                "cannot accept: {error}; raise the file limit (ulimit -n) or lower `connections`"
+                                "cannot accept: {error}; raise the file limit (ulimit -n) or lower `limits.connections`"
                             );
                         }
                         tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -116,7 +124,12 @@ impl Shared {
             true => self.behind_proxy(&mut stream, addr).await?,
             false => addr,
         };
-        let Some(tls) = &self.tls else { return self.http(stream, Peer { addr, user: None }).await };
+        let Some(tls) = &self.tls else { return self.http(stream, Peer { addr, user: None, is_counted: false }).await };
+        // A TLS handshake costs more than all that comes after it: who is over its limit is cut before, if it is known who it is.
+        let is_counted = self.settings.proxies.is_client(addr);
+        if is_counted && self.upgrader.knock("$none", addr.ip()).is_err() {
+            return Ok(());
+        }
         let accepted = Box::pin(tls.accept(stream, self.settings.handshake_timeout)).await;
         let outcome = match &accepted {
             Ok(_) => "ok",
@@ -126,7 +139,7 @@ impl Shared {
         self.metrics.tls_handshakes.get_or_create(&OutcomeLabel { outcome: outcome.into() }).inc();
         let stream = accepted?;
         let user = tls::subject(&stream).and_then(|subject| name("user", &subject).ok());
-        Box::pin(self.http(stream, Peer { addr, user })).await
+        Box::pin(self.http(stream, Peer { addr, user, is_counted })).await
     }
 
     /// The client's address as the PROXY protocol says it; only a trusted proxy may.

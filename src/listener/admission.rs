@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::limits::Limit;
+
 /// Counts open connections and handshakes under way.
 #[derive(Default)]
 pub struct Admission {
@@ -26,18 +28,18 @@ pub struct Place {
 
 impl Admission {
     /// A place on `endpoint`, unless it has `endpoint_max` connections, or all endpoints together have `all_max`.
-    pub fn enter(self: &Arc<Self>, endpoint: &Arc<str>, endpoint_max: usize, all_max: usize) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>, endpoint: &Arc<str>, endpoint_max: usize, all_max: usize) -> Result<Place, Limit> {
         let mut counts = self.counts.lock();
         if counts.all >= all_max {
-            return None;
+            return Err(Limit::NodeConnections);
         }
-        let count = counts.endpoints.entry(endpoint.clone()).or_default();
-        if *count >= endpoint_max {
-            return None;
+        let count = counts.endpoints.get(endpoint).copied().unwrap_or_default();
+        if count >= endpoint_max {
+            return Err(Limit::Connections);
         }
-        *count += 1;
+        counts.endpoints.insert(endpoint.clone(), count + 1);
         counts.all += 1;
-        Some(Place { admission: self.clone(), endpoint: endpoint.clone() })
+        Ok(Place { admission: self.clone(), endpoint: endpoint.clone() })
     }
 }
 
@@ -63,11 +65,11 @@ mod tests {
         let admission = Arc::new(Admission::default());
         let (a, b) = (Arc::from("/a"), Arc::from("/b"));
         let one = admission.enter(&a, 1, 2).expect("a place");
-        assert!(admission.enter(&a, 1, 2).is_none(), "the endpoint is full");
+        assert_eq!(admission.enter(&a, 1, 2).err(), Some(Limit::Connections));
         let _two = admission.enter(&b, 9, 2).expect("a place");
-        assert!(admission.enter(&b, 9, 2).is_none(), "all is full");
+        assert_eq!(admission.enter(&b, 9, 2).err(), Some(Limit::NodeConnections));
         drop(one);
-        assert!(admission.enter(&a, 1, 2).is_some());
+        assert!(admission.enter(&a, 1, 2).is_ok());
         assert_eq!(admission.counts.lock().endpoints.len(), 1, "an empty endpoint is forgotten");
     }
 }

@@ -38,6 +38,11 @@ impl ProxySettings {
         self.trusted.iter().any(|net| net.contains(&ip))
     }
 
+    /// True if a peer's address is the client's, whatever a request says.
+    pub fn is_client(&self, peer: SocketAddr) -> bool {
+        self.header == AddressHeader::None || !self.trusts(peer.ip())
+    }
+
     /// The client's address: the last one in the header that no trusted proxy has, if the peer is one. Without a port it is 0.
     pub fn client_of(&self, peer: SocketAddr, headers: &HeaderMap) -> SocketAddr {
         if !self.trusts(peer.ip()) {

@@ -2,6 +2,7 @@
 //! Knows sessions; must not know routes or how an upstream is asked.
 
 mod authenticate;
+mod limits;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    CONNECTION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -31,10 +32,12 @@ use super::admission::{Admission, Place};
 use super::client_address::ProxySettings;
 use super::credentials;
 use crate::claims::Grant;
+use crate::codes::{Cause, CloseCode};
 use crate::connection::{Connection, Opening};
 use crate::deliver::Registration;
 use crate::ids::{ConnectionId, NodeId};
-use crate::message::Command;
+use crate::limits::Meters;
+use crate::message::{Command, Ending};
 use crate::pipeline::{ConnectFacts, Connected, Greeting, Sender};
 use crate::session::{Services, Session, Socket};
 use crate::snapshot::Endpoint;
@@ -51,6 +54,8 @@ pub struct Peer {
     pub addr: SocketAddr,
     /// The subject of its certificate, if it showed one.
     pub user: Option<Arc<str>>,
+    /// Its handshake was held against the limits on handshakes before it could say anything.
+    pub is_counted: bool,
 }
 
 /// Answers handshakes and starts sessions.
@@ -61,8 +66,6 @@ pub struct Upgrader {
     pub tasks: Tasks,
     pub metrics: Arc<Metrics>,
     pub handshake_timeout: Duration,
-    /// Open connections over all endpoints.
-    pub connections_max: usize,
     /// Whose word on a client's address counts.
     pub proxies: ProxySettings,
     /// Set while draining: every handshake is refused with 503.
@@ -80,6 +83,7 @@ struct Handshake {
     /// What its token gave it.
     grant: Option<Arc<Grant>>,
     place: Place,
+    meters: Option<Box<Meters>>,
     upgrade: OnUpgrade,
 }
 
@@ -103,6 +107,7 @@ struct Opened {
     endpoint: Arc<Endpoint>,
     connection: Arc<Connection>,
     registration: Registration,
+    meters: Option<Box<Meters>>,
     greeting: Box<Greeting>,
 }
 
@@ -121,39 +126,49 @@ impl Opened {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { services, endpoint, connection, registration, greeting } = self;
-        Session::new(services, endpoint, connection, registration, socket).run(greeting)
+        let Self { services, endpoint, connection, registration, meters, greeting } = self;
+        Session::new(services, endpoint, connection, registration, socket, meters).run(greeting)
     }
 
     /// The client left before its answer.
     async fn give_up(self) {
-        let Self { services, endpoint, connection, registration, .. } = self;
-        drop(registration);
-        Session::<TcpStream>::never_opened(&services, &endpoint, &connection).await;
+        let Self { services, endpoint, connection, registration, meters, .. } = self;
+        drop((registration, meters));
+        let ending = Ending::new(CloseCode::ABNORMAL, "left during the handshake", Cause::Client);
+        Session::<TcpStream>::never_opened(&services, &endpoint, &connection, &ending).await;
     }
 }
 
 /// A refusal of a handshake.
-struct Refusal {
+pub struct Refusal {
     status: StatusCode,
     message: String,
+    /// With 429 and 503.
+    retry_after_s: u64,
 }
 
 impl Upgrader {
     /// Answers one request: 101 and a session, or the status that says what is wrong.
     pub async fn answer(self: &Arc<Self>, mut request: Request<Incoming>, peer: Peer) -> Answer {
         let snapshot = self.services.pipeline.snapshot();
-        let Some(endpoint) = snapshot.endpoint(request.uri().path()).cloned() else {
-            let refusal = refuse(StatusCode::NOT_FOUND, "no endpoint at this path");
-            return self.count("$none", refusal.into_answer());
+        let endpoint = snapshot.endpoint(request.uri().path()).cloned();
+        let path = endpoint.as_ref().map_or_else(|| "$none".into(), |endpoint| endpoint.draft.path.clone());
+        let addr = self.proxies.client_of(peer.addr, request.headers());
+        if !peer.is_counted
+            && let Err(refusal) = self.knock(&path, addr.ip())
+        {
+            return self.count(&path, refusal.into_answer());
+        }
+        let Some(endpoint) = endpoint else {
+            return self.count(&path, refuse(StatusCode::NOT_FOUND, "no endpoint at this path").into_answer());
         };
-        let path = endpoint.draft.path.clone();
-        let (accept, place) = match self.check(&request, &endpoint) {
+        let peer = Peer { addr, ..peer };
+        let checked = self.check(&request, &endpoint);
+        let checked = checked.and_then(|checked| Ok((checked, self.meter(&endpoint, &peer, None, None)?)));
+        let ((accept, place), meters) = match checked {
             Ok(checked) => checked,
             Err(refusal) => return self.count(&path, refusal.into_answer()),
         };
-        let addr = self.proxies.client_of(peer.addr, request.headers());
-        let peer = Peer { addr, ..peer };
         let sources = endpoint.draft.auth.as_ref().map(|auth| auth.sources.as_slice()).unwrap_or_default();
         let offered = subprotocols(request.headers());
         let proof = match self.authenticate(&endpoint, &request, &offered, peer.addr).await {
@@ -170,6 +185,7 @@ impl Upgrader {
             peer,
             grant: None,
             place,
+            meters,
             upgrade: hyper::upgrade::on(&mut request),
         };
         let answer = match proof {
@@ -187,17 +203,17 @@ impl Upgrader {
     }
 
     /// Asks the connect upstream, where there is one, and answers the handshake.
-    async fn admit(self: &Arc<Self>, endpoint: Arc<Endpoint>, handshake: Handshake, facts: ConnectFacts) -> Answer {
+    async fn admit(self: &Arc<Self>, endpoint: Arc<Endpoint>, mut handshake: Handshake, facts: ConnectFacts) -> Answer {
         if endpoint.connect.is_none() {
-            let mut greeting = Greeting::default();
-            greeting.join_first(handshake.grant.as_deref());
-            let known = self.enrol(&endpoint, &handshake, &greeting);
-            return self.open(endpoint, handshake, known, greeting);
+            return match self.accept_unasked(&endpoint, &mut handshake) {
+                Ok((known, greeting)) => self.open(endpoint, handshake, known, greeting),
+                Err(refusal) => refusal.into_answer(),
+            };
         }
         // A task of its own: a client that leaves in the middle must not stop a connect that the upstream may accept.
         let this = self.clone();
         let connecting = self.tasks.spawn(async move {
-            match this.connect(&endpoint, &handshake, &facts).await {
+            match this.connect(&endpoint, &mut handshake, &facts).await {
                 Ok((known, greeting)) => this.open(endpoint, handshake, known, greeting),
                 Err(refusal) => refusal,
             }
@@ -228,8 +244,9 @@ impl Upgrader {
             return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "this server is going away; try again"));
         }
         let endpoint_max = endpoint.draft.limits.connections;
-        let place = self.admission.enter(&endpoint.draft.path, endpoint_max, self.connections_max);
-        let place = place.ok_or_else(|| refuse(StatusCode::SERVICE_UNAVAILABLE, "too many connections; try again"))?;
+        let all_max = self.services.pipeline.snapshot().limits.connections;
+        let place = self.admission.enter(&endpoint.draft.path, endpoint_max, all_max);
+        let place = place.map_err(|limit| self.too_many(&endpoint.draft.path, limit, 0))?;
         Ok((derive_accept_key(key.as_bytes()), place))
     }
 
@@ -237,10 +254,11 @@ impl Upgrader {
     async fn connect(
         &self,
         endpoint: &Arc<Endpoint>,
-        handshake: &Handshake,
+        handshake: &mut Handshake,
         facts: &ConnectFacts,
     ) -> Result<(Known, Greeting), Answer> {
         let (user, grant) = (handshake.user(), handshake.grant.clone());
+        self.count_user(endpoint, handshake, user.as_ref()).map_err(Refusal::into_answer)?;
         let sender = Sender { id: handshake.id, user, context: None, grant };
         let deadline = Instant::now() + self.handshake_timeout;
         let early = endpoint.accepts_on_confirm().then(|| self.enrol(endpoint, handshake, &Greeting::default()));
@@ -248,13 +266,17 @@ impl Upgrader {
             Connected::Accepted(mut greeting) => {
                 greeting.join_first(handshake.grant.as_deref());
                 let known = early.unwrap_or_else(|| self.enrol(endpoint, handshake, &greeting));
-                match self.services.deliver.is_revoked(known.connection.user.as_deref(), handshake.grant.as_deref()) {
-                    false => Ok((known, greeting)),
-                    true => {
-                        // Its connect was accepted, so its disconnect is due.
-                        drop(known.registration);
-                        Session::<TcpStream>::never_opened(&self.services, endpoint, &known.connection).await;
-                        Err(refuse(StatusCode::FORBIDDEN, "revoked").into_answer())
+                let user = known.connection.user.as_ref();
+                let refusal =
+                    match self.services.deliver.is_revoked(user.map(|user| &**user), handshake.grant.as_deref()) {
+                        true => Some(refuse(StatusCode::FORBIDDEN, "revoked")),
+                        false => self.count_user(endpoint, handshake, user).err(),
+                    };
+                match refusal {
+                    None => Ok((known, greeting)),
+                    Some(refusal) => {
+                        self.end_unopened(endpoint, known, &refusal);
+                        Err(refusal.into_answer())
                     }
                 }
             }
@@ -264,6 +286,26 @@ impl Upgrader {
                 Err(refuse(StatusCode::SERVICE_UNAVAILABLE, message).into_answer())
             }
         }
+    }
+
+    /// Ends a connection that was accepted and must be refused all the same. Its refusal does not wait for that.
+    fn end_unopened(&self, endpoint: &Arc<Endpoint>, known: Known, refusal: &Refusal) {
+        let Known { connection, registration } = known;
+        drop(registration);
+        let (services, endpoint) = (self.services.clone(), endpoint.clone());
+        let ending = Ending::new(CloseCode::ABNORMAL, refusal.message.clone(), Cause::Server);
+        self.tasks.spawn(async move {
+            Session::<TcpStream>::never_opened(&services, &endpoint, &connection, &ending).await;
+        });
+    }
+
+    /// Accepts a handshake where no upstream is asked.
+    fn accept_unasked(&self, endpoint: &Endpoint, handshake: &mut Handshake) -> Result<(Known, Greeting), Refusal> {
+        let user = handshake.user();
+        self.count_user(endpoint, handshake, user.as_ref())?;
+        let mut greeting = Greeting::default();
+        greeting.join_first(handshake.grant.as_deref());
+        Ok((self.enrol(endpoint, handshake, &greeting), greeting))
     }
 
     /// Makes the connection known: reachable from now on, since a handler may push as soon as it has answered. What is pushed waits
@@ -292,13 +334,13 @@ impl Upgrader {
     /// Starts the session, which waits for the answer to leave.
     fn open(&self, endpoint: Arc<Endpoint>, handshake: Handshake, known: Known, greeting: Greeting) -> Answer {
         let Known { connection, registration } = known;
-        let Handshake { accept, place, upgrade, .. } = handshake;
+        let Handshake { accept, place, meters, upgrade, .. } = handshake;
         let answer = switching(&accept, connection.subprotocol.as_deref());
         let services = self.services.clone();
         let greeting = Box::new(greeting);
         self.tasks.spawn(async move {
             let _place = place;
-            let opened = Opened { services, endpoint, connection, registration, greeting };
+            let opened = Opened { services, endpoint, connection, registration, meters, greeting };
             // Boxed, so that this task is not as large as the largest kind of session, nor holds what only the upgrade needed.
             let session: BoxFuture<'static, ()> = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
                 Ok(Ok(parts)) => Box::pin(opened.serve(parts)),
@@ -334,8 +376,8 @@ impl Refusal {
                 headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
                 headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after_s));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(http::header::ALLOW, HeaderValue::from_static("GET"));
@@ -347,7 +389,7 @@ impl Refusal {
 }
 
 fn refuse(status: StatusCode, message: &str) -> Refusal {
-    Refusal { status, message: message.to_owned() }
+    Refusal { status, message: message.to_owned(), retry_after_s: 1 }
 }
 
 fn refused_by_upstream(status: u16, content_type: Option<String>, body: Bytes) -> Answer {

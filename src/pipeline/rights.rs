@@ -79,8 +79,8 @@ pub fn token_of(endpoint: &Endpoint, payload: &Payload, is_first: bool) -> Optio
     match &endpoint.draft.event {
         EventName::None => is_first.then(|| text.trim().to_owned()),
         EventName::At(pointer) => {
-            // Most messages bring no token: they are not parsed for it.
-            if !text.contains(&*auth.refresh_event) {
+            // Most messages bring no token: they are not parsed for it. Nor is what is too large to be parsed at all.
+            if !text.contains(&*auth.refresh_event) || endpoint.draft.limits.json.check(payload.bytes()).is_err() {
                 return None;
             }
             let value: Value = serde_json::from_str(text).ok()?;

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::codes::{Cause, CloseCode};
+use crate::limits::{Excess, Meters};
 use crate::message::{Ending, Payload};
 
 /// What the machine is held to. All of it may change while the connection is open.
@@ -19,7 +20,6 @@ pub struct Settings {
     pub lifetime_ms: Option<u64>,
     /// Bytes of messages that may wait for their call before the socket is no longer read.
     pub receive_buffer: usize,
-    pub messages_per_second: Option<u32>,
     /// Refused messages after which the connection is closed.
     pub invalid_messages: Option<u32>,
     /// How long a close handshake may take.
@@ -69,10 +69,10 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
     Queued,
-    /// Over the rate: refused, with the time after which the next one will be taken.
-    RateLimited {
+    /// Over a rate: refused, with the time after which the next one will be taken.
+    Limited {
         seq: u64,
-        retry_after_ms: u64,
+        excess: Excess,
     },
     /// The connection is closing: what still arrives does not count.
     Ignored,
@@ -112,8 +112,8 @@ pub struct Machine {
     running: usize,
     window: usize,
     invalid: u32,
-    /// Theoretical arrival time of the rate limit (GCRA), in microseconds.
-    arrival_us: u64,
+    /// What messages are held against; none where nothing is limited, and once the socket is gone.
+    meters: Option<Box<Meters>>,
     /// Boxed: most connections have none.
     expiry: Option<Box<Expiry>>,
 }
@@ -133,7 +133,7 @@ impl Machine {
             running: 0,
             window: 1,
             invalid: 0,
-            arrival_us: 0,
+            meters: None,
             expiry: None,
         }
     }
@@ -145,6 +145,14 @@ impl Machine {
     /// A token came that ends, or does not.
     pub fn set_expiry(&mut self, expiry: Option<Expiry>) {
         self.expiry = expiry.map(Box::new);
+    }
+
+    pub fn set_meters(&mut self, meters: Option<Box<Meters>>) {
+        self.meters = meters;
+    }
+
+    pub fn take_meters(&mut self) -> Option<Box<Meters>> {
+        self.meters.take()
     }
 
     /// Some bytes came in, whatever they mean.
@@ -160,7 +168,7 @@ impl Machine {
 
     /// A whole message came in.
     pub fn on_message(&mut self, now_ms: u64, payload: Payload) -> Received {
-        let received = self.on_token(now_ms);
+        let received = self.on_token(now_ms, payload.len());
         if received != Received::Queued {
             return received;
         }
@@ -170,15 +178,15 @@ impl Machine {
     }
 
     /// A message came in that brings a token: it counts as one, but waits for nothing.
-    pub fn on_token(&mut self, now_ms: u64) -> Received {
+    pub fn on_token(&mut self, now_ms: u64, bytes: usize) -> Received {
         if self.phase != Phase::Open {
             return Received::Ignored;
         }
         self.seq += 1;
         self.active_ms = now_ms;
-        match self.over_rate(now_ms) {
-            Some(retry_after_ms) => Received::RateLimited { seq: self.seq, retry_after_ms },
-            None => Received::Queued,
+        match self.meters.as_mut().map(|meters| meters.admit(now_ms, bytes)) {
+            Some(Err(excess)) => Received::Limited { seq: self.seq, excess },
+            _ => Received::Queued,
         }
     }
 
@@ -267,6 +275,7 @@ impl Machine {
 
     /// The socket is gone. `ending` says why, unless a close was under way, whose own ending counts.
     pub fn gone(&mut self, ending: Ending) {
+        self.meters = None;
         self.phase = match std::mem::replace(&mut self.phase, Phase::Open) {
             Phase::Open | Phase::Finishing { .. } => Phase::Gone { ending },
             Phase::Closing { ending, .. } | Phase::Gone { ending } => Phase::Gone { ending },
@@ -367,20 +376,6 @@ impl Machine {
         let lifetime = self.settings.lifetime_ms.map_or(u64::MAX, |most| self.opened_ms.saturating_add(most));
         let expiry = self.expiry.as_ref().map_or(u64::MAX, |expiry| expiry.warn_ms.unwrap_or(expiry.ends_ms));
         self.heartbeat_deadline_ms().min(idle).min(lifetime).min(expiry)
-    }
-
-    /// GCRA with a burst of one second's worth. The wait until the next message, if this one is over the rate.
-    fn over_rate(&mut self, now_ms: u64) -> Option<u64> {
-        let rate = u64::from(self.settings.messages_per_second?.max(1));
-        let now_us = now_ms * 1000;
-        let step_us = 1_000_000 / rate;
-        let arrival_us = self.arrival_us.max(now_us);
-        let latest_us = now_us + 1_000_000 - step_us;
-        if arrival_us > latest_us {
-            return Some((arrival_us - latest_us).div_ceil(1000));
-        }
-        self.arrival_us = arrival_us + step_us;
-        None
     }
 }
 

@@ -16,8 +16,9 @@ use super::live::{Closing, Live};
 use super::machine::{Due, Machine, Received, Settings};
 use super::socket::{Incoming, Socket, Written};
 use crate::codes::{Cause, CloseCode, ErrorCode};
-use crate::connection::Connection;
+use crate::connection::{Connection, network};
 use crate::deliver::{Deliver, Registration};
+use crate::limits::{Accounts, Entering, Limit, Meters, Who};
 use crate::mailbox::{Close, Offered, Urgency};
 use crate::message::{Ending, Payload, Reject};
 use crate::pipeline::{
@@ -35,6 +36,16 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Services {
     pub pipeline: Arc<Pipeline>,
     pub deliver: Arc<Deliver>,
+    /// What users and addresses share.
+    pub accounts: Arc<Accounts>,
+    /// All times in milliseconds count from here.
+    pub epoch: Instant,
+}
+
+impl Services {
+    pub fn now_ms(&self) -> u64 {
+        millis(self.epoch.elapsed())
+    }
 }
 
 /// One connection being served.
@@ -50,8 +61,6 @@ pub struct Session<S> {
     held: Option<Box<Routed>>,
     /// A token that is being verified.
     renewal: Option<Pin<Box<dyn Future<Output = Renewal> + Send>>>,
-    /// All times of the machine count from here.
-    epoch: Instant,
 }
 
 struct Call {
@@ -67,25 +76,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         connection: Arc<Connection>,
         registration: Registration,
         socket: Socket<S>,
+        meters: Option<Box<Meters>>,
     ) -> Self {
-        let epoch = Instant::now();
-        let mut machine = Machine::new(settings_of(&endpoint), 0);
-        machine.set_expiry(connection.grant().and_then(|grant| expiry_of(&endpoint, &grant, 0)));
+        let now_ms = services.now_ms();
+        let mut machine = Machine::new(settings_of(&endpoint), now_ms);
+        machine.set_meters(meters);
+        machine.set_expiry(connection.grant().and_then(|grant| expiry_of(&endpoint, &grant, now_ms)));
         let first = machine.next_deadline_ms().unwrap_or_default();
         endpoint.metrics.connections.inc();
         endpoint.metrics.opened.inc();
-        let live = Live::new(socket, registration, epoch + Duration::from_millis(first));
-        Self {
-            services,
-            endpoint,
-            connection,
-            machine,
-            live: Some(live),
-            calls: Vec::new(),
-            held: None,
-            renewal: None,
-            epoch,
-        }
+        let live = Some(Live::new(socket, registration, services.epoch + Duration::from_millis(first)));
+        Self { services, endpoint, connection, machine, live, calls: Vec::new(), held: None, renewal: None }
     }
 
     /// Serves the connection to its end: until the socket is gone, every accepted message is answered, and the disconnect event
@@ -99,14 +100,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.services.pipeline.refresh(&mut self.endpoint);
         let ending = self.machine.ending();
         let (sender, seq) = (sender_of(&self.connection), self.machine.seq() + 1);
-        let told = self.services.pipeline.disconnect(&self.endpoint, sender, seq, &ending, self.epoch.elapsed());
+        let lived = Duration::from_millis(self.now_ms().saturating_sub(self.machine.opened_ms()));
+        let told = self.services.pipeline.disconnect(&self.endpoint, sender, seq, &ending, lived);
         Box::pin(told).await;
     }
 
-    /// Ends a connection whose client left before the handshake was answered: its connect was accepted, so its disconnect is due.
-    pub async fn never_opened(services: &Services, endpoint: &Endpoint, connection: &Connection) {
-        let ending = Ending::new(CloseCode::ABNORMAL, "left during the handshake", Cause::Client);
-        services.pipeline.disconnect(endpoint, sender_of(connection), 1, &ending, Duration::ZERO).await;
+    /// Ends a connection whose handshake came to nothing: its connect was accepted, so its disconnect is due.
+    pub async fn never_opened(services: &Services, endpoint: &Endpoint, connection: &Connection, ending: &Ending) {
+        services.pipeline.disconnect(endpoint, sender_of(connection), 1, ending, Duration::ZERO).await;
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -169,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             let Some(waiting) = self.machine.next_message(now_ms) else { return progress };
             progress = true;
             self.refresh();
-            let received = self.epoch + Duration::from_millis(waiting.received_ms);
+            let received = self.services.epoch + Duration::from_millis(waiting.received_ms);
             let inbound = Inbound { seq: waiting.seq, payload: waiting.payload, received };
             match self.services.pipeline.prepare(&self.endpoint, sender_of(&self.connection), inbound) {
                 Prepared::Refused(verdict) => self.apply(verdict),
@@ -199,6 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if verdict.invalid
             && let Some(ending) = self.machine.on_invalid()
         {
+            self.services.pipeline.count_limited(&self.endpoint.draft.path, Limit::InvalidMessages);
             self.begin_close(ending);
         }
     }
@@ -242,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 let begun = self.machine.ending() == ending;
                 self.machine.finish(now_ms, ending, within_ms);
                 if let Some(live) = &mut self.live {
-                    live.wake_at(self.epoch, self.machine.next_deadline_ms());
+                    live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
                 }
                 return !begun;
             }
@@ -269,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.machine.close(now_ms, ending);
         if let Some(live) = &mut self.live {
             live.closing = Closing::Wanted;
-            live.wake_at(self.epoch, self.machine.next_deadline_ms());
+            live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
         }
     }
 
@@ -313,6 +315,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if !wanted {
             return false;
         }
+        // What comes in now is held against the limits of now.
+        self.refresh();
+        let Some(live) = &mut self.live else { return false };
         let read = live.socket.poll_read(cx);
         if live.socket.take_heard() {
             self.machine.heard(now_ms);
@@ -353,12 +358,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.connection.count_received();
         self.endpoint.metrics.messages_received.inc();
         self.endpoint.metrics.received_bytes.inc_by(payload.len() as u64);
+        let bytes = payload.len();
         let received = match self.services.pipeline.new_token(&self.endpoint, &payload) {
-            Some(token) => self.on_token(now_ms, token),
+            Some(token) => self.on_token(now_ms, bytes, token),
             None => self.machine.on_message(now_ms, payload),
         };
-        if let Received::RateLimited { seq, retry_after_ms } = received {
-            let verdict = self.services.pipeline.rate_limited(&self.endpoint, seq, retry_after_ms);
+        if let Received::Limited { seq, excess } = received {
+            let verdict = self.services.pipeline.rate_limited(&self.endpoint, seq, excess);
             self.apply(verdict);
         }
     }
@@ -369,7 +375,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if let Some(live) = &mut self.live {
             live.socket.drop_queued();
             live.closing = Closing::Lingering;
-            live.wake_at(self.epoch, self.machine.next_deadline_ms());
+            live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
         }
     }
 
@@ -393,7 +399,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
         if let Some(live) = &mut self.live {
             let next_ms = self.machine.next_deadline_ms().map(|at| at.max(now_ms + 1));
-            live.wake_at(self.epoch, next_ms);
+            live.wake_at(self.services.epoch, next_ms);
         }
         true
     }
@@ -421,15 +427,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.machine.set_settings(settings_of(&self.endpoint));
             let limits = &self.endpoint.draft.limits;
             self.connection.mailbox.set_budget(limits.send_buffer);
+            self.connection.set_groups_max(limits.groups);
             if let Some(live) = &mut self.live {
                 live.socket.set_message_size(limits.message_size);
-                live.wake_at(self.epoch, self.machine.next_deadline_ms());
+                live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
+                self.meter();
             }
         }
     }
 
+    /// Holds what comes in against the newest rates, and counts this connection where there are new limits on connections.
+    fn meter(&mut self) {
+        let Connection { endpoint, user, remote_addr, .. } = &*self.connection;
+        let who = Who { endpoint, network: network(remote_addr.ip()), user: user.as_ref() };
+        let snapshot = self.services.pipeline.snapshot();
+        let limits = (&self.endpoint.draft.limits.quotas, &snapshot.limits);
+        let meters = self.services.accounts.meter(self.machine.take_meters(), &who, limits, Entering::Open);
+        // An open connection is refused by no limit.
+        self.machine.set_meters(meters.unwrap_or_default());
+    }
+
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.services.now_ms()
     }
 }
 
@@ -456,7 +475,6 @@ fn settings_of(endpoint: &Endpoint) -> Settings {
         idle_timeout_ms: draft.idle_timeout.map(millis),
         lifetime_ms: draft.lifetime.map(millis),
         receive_buffer: draft.limits.receive_buffer,
-        messages_per_second: draft.limits.messages_per_second,
         invalid_messages: draft.limits.invalid_messages,
         close_timeout_ms: millis(CLOSE_TIMEOUT),
     }

@@ -46,6 +46,7 @@ labels! {
     /// `direction` is `message`, `reply` or `push`; `mode` is `enforce` or `report`.
     ViolationLabel { endpoint, route, direction, mode }
     CommandLabel { kind, outcome }
+    LimitLabel { endpoint, limit }
     UpstreamLabel { upstream }
     UpstreamOutcome { upstream, outcome }
     UpstreamAddress { upstream, address }
@@ -78,6 +79,10 @@ pub struct Metrics {
     pub events: Counters<RouteOutcome>,
     pub event_duration: Histograms<RouteLabel>,
     pub schema_violations: Counters<ViolationLabel>,
+    /// What limits refused; a handshake before its path is known has the endpoint `$none`.
+    pub limited: Counters<LimitLabel>,
+    /// Users and addresses whose limits are being counted; set once a second.
+    pub limit_accounts: Gauge,
     pub commands: Counters<CommandLabel>,
     pub messages_received: Counters<EndpointLabel>,
     pub messages_sent: Counters<EndpointLabel>,
@@ -135,6 +140,8 @@ impl Metrics {
             events: add(&mut r, "events", "Events by route and outcome"),
             event_duration: add_seconds(&mut r, "event_duration", "From a message's receipt to its verdict"),
             schema_violations: add(&mut r, "schema_violations", "Payloads that do not fit their schema"),
+            limited: add(&mut r, "limited", "Messages, handshakes and connections refused, by the limit"),
+            limit_accounts: add(&mut r, "limit_accounts", "Users and addresses that limits are counted for"),
             commands: add(&mut r, "commands", "Commands by kind and outcome"),
             messages_received: add(&mut r, "messages_received", "Messages read from clients"),
             messages_sent: add(&mut r, "messages_sent", "Messages written to clients"),

@@ -70,11 +70,14 @@ async fn a_broken_file_keeps_the_old_configuration_and_says_why() {
 async fn a_restart_only_change_is_refused_by_name() {
     let app = named("app").await;
     let holdfast = Holdfast::start(&app, &routes("*")).await;
-    let changed = holdfast.yaml().replace("listen: 127.0.0.1:0\n", "listen: 127.0.0.1:1\nconnections: 5\n");
+    let changed = holdfast.yaml().replace("listen: 127.0.0.1:0\n", "listen: 127.0.0.1:1\nhandshake: {timeout: 9s}\n");
     let (status, body) = reload(&holdfast, &changed).await;
     assert_eq!(status, 422);
     let problems = body["problems"].to_string();
-    assert!(problems.contains("listen: changes only by a restart") && problems.contains("connections:"), "{problems}");
+    assert!(
+        problems.contains("listen: changes only by a restart") && problems.contains("handshake.timeout:"),
+        "{problems}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

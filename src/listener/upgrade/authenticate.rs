@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
-use super::{Answer, Handshake, Known, Opened, Upgrader, choose_subprotocol, refuse, switching};
+use super::{Answer, Handshake, Known, Opened, Refusal, Upgrader, choose_subprotocol, refuse, switching};
 use crate::claims::Grant;
 use crate::codes::{Cause, CloseCode};
 use crate::listener::credentials;
@@ -133,7 +133,7 @@ impl Upgrader {
         };
         let left = grant.expires_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         handshake.grant = Some(grant);
-        let (known, mut greeting) = match self.introduce(&endpoint, &handshake, &facts).await {
+        let (known, mut greeting) = match self.introduce(&endpoint, &mut handshake, &facts).await {
             Ok(introduced) => introduced,
             Err(answer) => {
                 let reason = format!("refused with {}", answer.status().as_u16());
@@ -146,8 +146,8 @@ impl Upgrader {
         let Known { connection, registration } = known;
         let services = self.services.clone();
         socket.set_message_size(endpoint.draft.limits.message_size);
-        let place = handshake.place;
-        let opened = Opened { services, endpoint, connection, registration, greeting: Box::new(greeting) };
+        let Handshake { place, meters, .. } = handshake;
+        let opened = Opened { services, endpoint, connection, registration, meters, greeting: Box::new(greeting) };
         let session = opened.serve_socket(socket);
         Some(Box::pin(async move {
             let _place = place;
@@ -159,15 +159,13 @@ impl Upgrader {
     async fn introduce(
         &self,
         endpoint: &Arc<Endpoint>,
-        handshake: &Handshake,
+        handshake: &mut Handshake,
         facts: &ConnectFacts,
     ) -> Result<(Known, Greeting), Answer> {
-        if endpoint.connect.is_some() {
-            return self.connect(endpoint, handshake, facts).await;
+        match endpoint.connect {
+            Some(_) => self.connect(endpoint, handshake, facts).await,
+            None => self.accept_unasked(endpoint, handshake).map_err(Refusal::into_answer),
         }
-        let mut greeting = Greeting::default();
-        greeting.join_first(handshake.grant.as_deref());
-        Ok((self.enrol(endpoint, handshake, &greeting), greeting))
     }
 
     /// The token of the first message; none where it brings none. The ending, if the socket closes before.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::{Limit, Rate, Rates};
 
 const SETTINGS: Settings = Settings {
     heartbeat_interval_ms: 25_000,
@@ -7,7 +8,6 @@ const SETTINGS: Settings = Settings {
     idle_timeout_ms: None,
     lifetime_ms: None,
     receive_buffer: 1000,
-    messages_per_second: None,
     invalid_messages: None,
     close_timeout_ms: 3_000,
 };
@@ -124,15 +124,45 @@ fn a_connection_that_waits_for_its_upstream_is_not_idle() {
     assert_eq!(m.on_time(20_000), Due::Nothing);
 }
 
+/// A machine with these rates, whose messages are 100 bytes.
+fn limited(messages: Option<Rate>, bytes: Option<Rate>) -> Machine {
+    let mut m = Machine::new(Settings { receive_buffer: 1 << 20, ..SETTINGS }, 0);
+    m.set_meters(Some(Meters::own(Rates { messages, bytes })));
+    m
+}
+
+fn refused(seq: u64, limit: Limit, retry_after_ms: u64) -> Received {
+    Received::Limited { seq, excess: Excess { limit, retry_after_ms } }
+}
+
 #[test]
-fn the_rate_allows_a_second_s_worth_at_once_and_then_its_pace() {
-    let mut m = Machine::new(Settings { messages_per_second: Some(10), receive_buffer: 1 << 20, ..SETTINGS }, 0);
+fn the_rate_allows_a_burst_at_once_and_then_its_pace() {
+    let mut m = limited(Some(Rate::new(10, None)), None);
     for _ in 0..10 {
         assert_eq!(message(&mut m, 1_000), Received::Queued);
     }
-    assert_eq!(message(&mut m, 1_000), Received::RateLimited { seq: 11, retry_after_ms: 100 });
+    assert_eq!(message(&mut m, 1_000), refused(11, Limit::Messages, 100));
     assert_eq!(message(&mut m, 1_100), Received::Queued);
-    assert!(matches!(message(&mut m, 1_150), Received::RateLimited { retry_after_ms: 50, .. }));
+    assert_eq!(message(&mut m, 1_150), refused(13, Limit::Messages, 50), "a refused message has a number too");
+}
+
+#[test]
+fn bytes_have_a_rate_of_their_own() {
+    let mut m = limited(Some(Rate::new(10, None)), Some(Rate::new(1000, Some(250))));
+    assert_eq!([0, 0].map(|now_ms| message(&mut m, now_ms)), [Received::Queued, Received::Queued]);
+    assert_eq!(message(&mut m, 0), refused(3, Limit::Bytes, 50));
+    assert_eq!(message(&mut m, 50), Received::Queued);
+}
+
+#[test]
+fn a_refused_message_is_neither_kept_nor_invalid_and_others_limits_end_with_the_socket() {
+    let mut m = limited(Some(Rate::new(1, None)), None);
+    message(&mut m, 0);
+    message(&mut m, 0);
+    assert_eq!(m.waiting_bytes(), 164);
+    assert_eq!(m.invalid, 0);
+    m.gone(Ending::new(CloseCode::NORMAL, "", Cause::Client));
+    assert!(m.take_meters().is_none());
 }
 
 #[test]

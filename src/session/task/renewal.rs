@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Session, millis};
 use crate::claims::Grant;
+use crate::limits::{Excess, Limit};
 use crate::pipeline::token_frame;
 use crate::session::machine::{Expiry, Received};
 use crate::snapshot::Endpoint;
@@ -30,7 +31,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 self.machine.set_expiry(expiry);
                 self.send(token_frame("accepted", expiry.map(|expiry| expiry.ends_ms - now_ms)));
                 if let Some(live) = &mut self.live {
-                    live.wake_at(self.epoch, self.machine.next_deadline_ms());
+                    live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
                 }
             }
             Err(refused) => {
@@ -43,15 +44,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// Begins to verify a token, one at a time.
-    pub(super) fn on_token(&mut self, now_ms: u64, token: String) -> Received {
-        let received = self.machine.on_token(now_ms);
+    pub(super) fn on_token(&mut self, now_ms: u64, bytes: usize, token: String) -> Received {
+        let received = self.machine.on_token(now_ms, bytes);
         if received != Received::Queued {
             return received;
         }
         if self.renewal.is_some() {
-            return Received::RateLimited { seq: self.machine.seq(), retry_after_ms: RENEWAL_PAUSE_MS };
+            let excess = Excess { limit: Limit::Tokens, retry_after_ms: RENEWAL_PAUSE_MS };
+            return Received::Limited { seq: self.machine.seq(), excess };
         }
-        self.refresh();
         self.renewal = Some(Box::pin(self.services.pipeline.clone().renew(self.endpoint.clone(), token)));
         received
     }
