@@ -23,7 +23,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-pub use client::Client;
+pub use client::{Client, Refused};
 pub use collector::collector;
 pub use proxy::Proxy;
 pub use upstream::{Call, Reply, Upstream};

@@ -8,6 +8,7 @@ mod drain;
 mod events;
 mod handshake;
 mod harness;
+mod limits;
 mod outage;
 mod process;
 mod push;

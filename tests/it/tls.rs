@@ -208,6 +208,57 @@ async fn a_client_certificate_names_the_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_s_user_with_too_many_connections_is_refused_before_the_application_is_asked() {
+    let (app, authority) = (Upstream::echo().await, Authority::new());
+    let (a, ann, bob) =
+        (authority.certificate("a.example"), authority.certificate("ann"), authority.certificate("bob"));
+    let files = [("a.pem", &*a.cert), ("a.key", &*a.key), ("ca.pem", &*authority.0.pem())];
+    let head = "tls: {certificates: [{cert_file: a.pem, key_file: a.key}], client_ca_file: ca.pem}\n";
+    let endpoint = format!("limits: {{per_user: {{connections: 1}}}}\n{ROUTES}");
+    let holdfast = Holdfast::start_yaml(&format!("{head}{}", yaml(&app.url(), "", &endpoint)), &files).await;
+    let connect = async |own: &Pem| {
+        let client = authority.client(&[&rustls::version::TLS13], Some(own), &[]);
+        wss(&client, holdfast.listen, "a.example").await
+    };
+    let mut socket = connect(&ann).await.expect("a connection");
+    echoes(&mut socket).await;
+    let refused = connect(&ann).await.expect_err("a second connection");
+    assert!(refused.contains("429"), "{refused}");
+    assert_eq!(app.calls_of("connect").len(), 1, "nobody was asked about the second");
+    assert!(connect(&bob).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_over_its_handshakes_is_cut_before_the_tls_handshake() {
+    let (app, authority) = (Upstream::echo().await, Authority::new());
+    let a = authority.certificate("a.example");
+    let files = [("a.pem", &*a.cert), ("a.key", &*a.key)];
+    let tls = "tls: {certificates: [{cert_file: a.pem, key_file: a.key}]}\n";
+    let holdfast = start(&app, &format!("{tls}limits: {{handshakes_per_second_per_address: 1}}\n"), &files).await;
+    // The whole handshake counts as one.
+    echoes(&mut wss(&authority.plain_client(), holdfast.listen, "a.example").await.expect("a connection")).await;
+    let mut sockets = Vec::new();
+    let mut cut = 0;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(holdfast.listen).await.expect("a connection");
+        // Who was let in is waited for: it says nothing, and nothing comes.
+        match tokio::time::timeout(std::time::Duration::from_millis(200), stream.read_u8()).await {
+            Ok(_) => cut += 1,
+            Err(_) => sockets.push(stream),
+        }
+    }
+    assert!(cut > 0, "all were let in");
+    let counted = "holdfast_limited_total{endpoint=\"$none\",limit=\"address_handshakes\"}";
+    assert!(holdfast.metric(counted).await >= f64::from(cut));
+    // A proxy that names the client in the request has no rate of its own.
+    let behind = format!("{tls}proxies: {{trusted: [127.0.0.1]}}\nlimits: {{handshakes_per_second_per_address: 1}}\n");
+    let holdfast = start(&app, &behind, &files).await;
+    for _ in 0..5 {
+        assert!(self::tls(&authority.plain_client(), holdfast.listen, "a.example").await.is_ok());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_admin_listener_may_ask_for_certificates_instead_of_a_token() {
     let (app, authority) = (Upstream::echo().await, Authority::new());
     let (a, ops) = (authority.certificate("a.example"), authority.certificate("ops"));
