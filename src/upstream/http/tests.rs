@@ -473,7 +473,7 @@ async fn tls_is_spoken_to_whom_the_ca_vouches_for() {
         }
         assert_eq!((server.log.seen.lock()[2].version, server.connections()), (seen, 1));
         let wary = Rig::new(&HttpSettings { ca_pem: None, ..trusting });
-        let result = wary.call(1, ms(1500)).await;
+        let result = wary.call(1, ms(300)).await;
         assert!(is_unavailable(&result, "connection to"), "{result:?}");
         assert_eq!(server.requests(), 3);
     }
