@@ -86,6 +86,7 @@ impl CloseCode {
     pub const INVALID_UTF8: Self = Self(1007);
     pub const TOO_LARGE: Self = Self(1009);
     pub const DRAIN: Self = Self(1012);
+    pub const TRY_AGAIN: Self = Self(1013);
     pub const HEARTBEAT: Self = Self(4000);
     pub const SLOW_CONSUMER: Self = Self(4001);
     pub const IDLE: Self = Self(4002);
@@ -98,12 +99,16 @@ impl CloseCode {
     pub const UNAUTHORIZED: Self = Self(4503);
 
     /// The codes that Holdfast itself sends, with what they mean, in the order of the documentation.
-    pub const ALL: [(CloseCode, &'static str); 15] = [
+    pub const ALL: [(CloseCode, &'static str); 16] = [
         (Self::NORMAL, "the client closed; its code is echoed"),
         (Self::PROTOCOL_ERROR, "a frame breaks RFC 6455"),
         (Self::INVALID_UTF8, "a text message is not UTF-8"),
         (Self::TOO_LARGE, "a message is larger than `limits.message_size`"),
         (Self::DRAIN, "this Holdfast is going away; reconnect, another one answers"),
+        (
+            Self::TRY_AGAIN,
+            "a token came as the first message, but there is no place, or nobody could accept its bearer; try again",
+        ),
         (Self::HEARTBEAT, "nothing was heard within the heartbeat's misses"),
         (Self::SLOW_CONSUMER, "more than `limits.send_buffer` bytes waited for this client to read"),
         (Self::IDLE, "no message within `idle_timeout`"),

@@ -11,7 +11,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::harness::issuer::{Issuer, now};
-use crate::harness::{Client, Holdfast, PATIENCE, Reply, Upstream, eventually, yaml};
+use crate::harness::{Call, Client, Holdfast, PATIENCE, Reply, Upstream, eventually, yaml};
 
 pub const ROUTES: &str = "routes: [{event: \"*\", upstream: app}]";
 
@@ -149,11 +149,22 @@ async fn a_token_may_be_the_first_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_connect_after_the_first_message_says_so() {
-    let (app, issuer) = (Upstream::start(|_| Reply::status(403)).await, Issuer::start().await);
-    let holdfast = start(&app, &issuer, "token_from: [message]", &format!("connect: app\n{ROUTES}")).await;
-    let mut client = holdfast.connect().await;
-    client.send(&auth_message(&issuer.token(&json!({"sub": "ann"})))).await;
-    assert_eq!(client.closed().await, (4503, "refused with 403".into()));
+    let answer = |call: &Call| match call.header("ce-userid") {
+        "ann" => Reply::status(403),
+        _ => Reply::empty(),
+    };
+    let (app, issuer) = (Upstream::start(answer).await, Issuer::start().await);
+    let more = format!("connect: app\nlimits: {{per_user: {{connections: 1}}}}\n{ROUTES}");
+    let holdfast = start(&app, &issuer, "token_from: [message]", &more).await;
+    let connect = async |user: &str| {
+        let mut client = holdfast.connect().await;
+        client.send(&auth_message(&issuer.token(&json!({"sub": user})))).await;
+        client
+    };
+    assert_eq!(connect("ann").await.closed().await, (4503, "refused with 403".into()));
+    let mut first = connect("bob").await;
+    assert_eq!(first.json().await["state"], "accepted");
+    assert_eq!(connect("bob").await.closed().await, (1013, "refused with 429".into()), "it may try again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,7 +137,11 @@ impl Upgrader {
             Ok(introduced) => introduced,
             Err(answer) => {
                 let reason = format!("refused with {}", answer.status().as_u16());
-                turn_away(&mut socket, None, &CloseCode::UNAUTHORIZED, &reason).await;
+                let code = match answer.status() {
+                    StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => CloseCode::TRY_AGAIN,
+                    _ => CloseCode::UNAUTHORIZED,
+                };
+                turn_away(&mut socket, None, &code, &reason).await;
                 return None;
             }
         };
