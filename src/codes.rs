@@ -26,9 +26,9 @@ impl ErrorCode {
     pub const ALL: [(ErrorCode, &'static str); 13] = [
         (
             Self::InvalidJson,
-            "the message is not JSON, or more nested or larger than `json_depth` and `json_values` allow",
+            "the message is not JSON, or repeats a key that is read, or is more nested or larger than `json_depth` and `json_values` allow",
         ),
-        (Self::MissingEvent, "the message has no string at the endpoint's event pointer"),
+        (Self::MissingEvent, "the message has no usable string at the endpoint's event pointer"),
         (Self::UnknownEvent, "no route takes this event"),
         (Self::SchemaViolation, "the message does not fit the route's JSON Schema; `errors` names each place"),
         (Self::Unauthorized, "the token that was sent is refused; the message says why"),
@@ -103,7 +103,7 @@ impl CloseCode {
         (Self::NORMAL, "the client closed; its code is echoed"),
         (Self::PROTOCOL_ERROR, "a frame breaks RFC 6455"),
         (Self::INVALID_UTF8, "a text message is not UTF-8"),
-        (Self::TOO_LARGE, "a message is larger than `limits.message_size`"),
+        (Self::TOO_LARGE, "a message is larger than `limits.message_size`, or came in far too many fragments"),
         (Self::DRAIN, "this Holdfast is going away; reconnect, another one answers"),
         (
             Self::TRY_AGAIN,
@@ -116,7 +116,10 @@ impl CloseCode {
         (Self::TOKEN_EXPIRED, "the client's token expired; reconnect with a new one"),
         (Self::NOT_DELIVERED, "a message was not delivered and its route says `on_failure: close`"),
         (Self::APPLICATION, "the application's command closed the connection and named no code"),
-        (Self::ABUSE, "more than `limits.invalid_messages` invalid messages, or over a rate with `on_excess: close`"),
+        (
+            Self::ABUSE,
+            "more than `limits.invalid_messages` invalid messages, or a flood of pings, or over a rate with `on_excess: close`",
+        ),
         (Self::REVOKED, "the client's permission was revoked"),
         (
             Self::UNAUTHORIZED,

@@ -2,6 +2,7 @@
 //! Knows bytes and serde; must not know sockets, configuration, HTTP or AMQP.
 
 pub mod command;
+pub mod json;
 
 use std::sync::Arc;
 use std::time::SystemTime;

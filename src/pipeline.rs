@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::claims::Grant;
@@ -19,7 +18,7 @@ use crate::limits::json::Oversized;
 use crate::limits::{Excess, Limit};
 use crate::message::{
     Answer, BINARY_EVENT, Command, Ending, Event, EventKind, Failure, Format, Kind, NAME_BYTES_MAX, Payload, Reject,
-    TEXT_EVENT, Traceparent, Violation,
+    TEXT_EVENT, Traceparent, Violation, json,
 };
 use crate::routing::{EventName, Found};
 use crate::schema::Schema;
@@ -247,7 +246,7 @@ impl Pipeline {
         if endpoint.draft.event == EventName::None {
             self.check_structure(endpoint, payload)?;
         }
-        let value: Value = serde_json::from_slice(payload.bytes()).map_err(|e| invalid_json(&e))?;
+        let value = json::parse(payload.bytes()).map_err(|e| invalid_json(&e))?;
         let Err(violations) = schema.check(&value) else { return Ok(()) };
         self.report(&endpoint.draft.path, &route.label, "message", route.draft.validate, &violations).map_err(
             |errors| {
@@ -379,6 +378,11 @@ fn event_name(rule: &EventName, payload: &Payload) -> Result<(Arc<str>, Format),
             ErrorCode::MissingEvent,
             format!("expected an event name of 1 to {NAME_BYTES_MAX} bytes at {pointer}, found {} bytes", name.len()),
         )),
+        // They would reach logs and the consoles of whoever reads them.
+        Found::Text(name) if name.chars().any(char::is_control) => Err(Reject::new(
+            ErrorCode::MissingEvent,
+            format!("expected an event name without control characters at {pointer}"),
+        )),
         // Names that start with `$` are Holdfast's own: a client cannot pose as another kind of frame.
         Found::Text(name) if name.starts_with('$') => {
             let mut reject = Reject::new(ErrorCode::UnknownEvent, "event names that start with '$' are reserved");
@@ -391,7 +395,7 @@ fn event_name(rule: &EventName, payload: &Payload) -> Result<(Arc<str>, Format),
 }
 
 fn invalid_json(error: &serde_json::Error) -> Reject {
-    Reject::new(ErrorCode::InvalidJson, format!("the message is not JSON: {error}"))
+    Reject::new(ErrorCode::InvalidJson, format!("the message is not JSON that can be read: {error}"))
 }
 
 /// Checks a payload that should be JSON text; anything else is one violation at the root.
@@ -400,6 +404,6 @@ fn check_payload(schema: &Schema, payload: &Payload) -> Result<(), Vec<Violation
     if payload.kind() == Kind::Binary {
         return Err(root("expected JSON text, found a binary payload".into()));
     }
-    let value: Value = serde_json::from_slice(payload.bytes()).map_err(|e| root(format!("expected JSON: {e}")))?;
+    let value = json::parse(payload.bytes()).map_err(|e| root(format!("expected JSON: {e}")))?;
     schema.check(&value)
 }

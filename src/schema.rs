@@ -1,17 +1,22 @@
 //! JSON Schema: compiled once for each snapshot, checked for each message. Offline: `$ref` reaches only the documents it was given.
 //! Knows JSON values; must not know files, the network or tokio.
 
+mod unique;
+
 use std::collections::BTreeMap;
 
 use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator};
 use serde_json::Value;
 
+use self::unique::Unique;
 use crate::message::Violation;
 
 /// The most violations that one check reports.
 pub const VIOLATIONS_MAX: usize = 10;
-/// The longest message of one violation, in bytes.
+/// The longest message, and the longest pointer, of one violation, in bytes.
 const MESSAGE_BYTES_MAX: usize = 200;
+/// In a message of more values than this no places are named: the library finds them all before it names the first.
+const VALUES_MAX: usize = 2000;
 
 /// One compiled schema, shared by the messages of a route.
 pub struct Schema {
@@ -39,6 +44,7 @@ impl Schema {
             .with_retriever(Given(documents.clone()))
             .should_validate_formats(true)
             .with_pattern_options(PatternOptions::regex())
+            .with_keyword("uniqueItems", |_, value, _| Ok(Box::new(Unique(value == &Value::Bool(true)))))
             .build(document)
             .map_err(|error| SchemaError {
                 message: explain(&error),
@@ -51,6 +57,10 @@ impl Schema {
     pub fn check(&self, instance: &Value) -> Result<(), Vec<Violation>> {
         if self.validator.is_valid(instance) {
             return Ok(());
+        }
+        if count(instance, VALUES_MAX) > VALUES_MAX {
+            let message = format!("no places are named in a message of more than {VALUES_MAX} values");
+            return Err(vec![Violation { pointer: String::new(), message }]);
         }
         Err(self.validator.iter_errors(instance).take(VIOLATIONS_MAX).map(|error| violation(&error)).collect())
     }
@@ -68,8 +78,18 @@ impl Retrieve for Given {
 
 fn violation(error: &ValidationError<'_>) -> Violation {
     Violation {
-        pointer: error.instance_path().to_string(),
+        pointer: shorten(error.instance_path().to_string()),
         message: shorten(error.masked_with("the value").to_string()),
+    }
+}
+
+/// How many values there are in this one, itself included; the count stops soon after `most`.
+fn count(value: &Value, most: usize) -> usize {
+    let add = |sum, part: &Value| if sum > most { sum } else { sum + count(part, most) };
+    match value {
+        Value::Array(list) => list.iter().fold(1, add),
+        Value::Object(map) => map.values().fold(1, add),
+        _ => 1,
     }
 }
 
@@ -160,6 +180,8 @@ mod tests {
     fn a_pattern_that_needs_backtracking_is_refused_and_says_so() {
         let error = compile(&[("a.json", json!({"pattern": "(?=x)y"}))]).err().expect("refused");
         assert!(error.message.contains("linear time"), "{error}");
+        let error = compile(&[("a.json", json!({"patternProperties": {r"(a)\1": {}}}))]).err().expect("refused");
+        assert!(error.message.contains("linear time"), "{error}");
         assert!(one(json!({"pattern": "^(a+)+$"})).check(&json!(format!("{}b", "a".repeat(50_000)))).is_err());
     }
 
@@ -168,6 +190,13 @@ mod tests {
         let schema = one(json!({"items": {"type": "string"}}));
         let many = schema.check(&json!(vec![1; 1000])).expect_err("all wrong");
         assert_eq!(many.len(), VIOLATIONS_MAX);
+        let too_many = schema.check(&json!(vec![1; 10_000])).expect_err("all wrong");
+        assert!(too_many.len() == 1 && too_many[0].message.contains("more than 2000 values"), "{too_many:?}");
+        let key = "k".repeat(100_000);
+        let pointers = one(json!({"additionalProperties": {"items": {"type": "string"}}}))
+            .check(&json!({key: [1, 2]}))
+            .expect_err("wrong");
+        assert!(pointers.iter().all(|violation| violation.pointer.len() <= MESSAGE_BYTES_MAX + 3));
         let long = one(json!({"enum": ["x".repeat(1000)]})).check(&json!(1)).expect_err("wrong");
         assert!(long[0].message.len() <= MESSAGE_BYTES_MAX + 3);
     }

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::message::json::KEY_REPEATED;
+
 /// Where an endpoint's event names come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventName {
@@ -46,7 +48,7 @@ impl Pointer {
     }
 
     /// Follows the pointer through JSON text. The whole text is checked to be JSON, but only the name is built.
-    /// Of a repeated key the first value counts.
+    /// A repeated key on the way is an error: the receiver of the message might take the other one.
     pub fn find<'a>(&self, json: &'a [u8]) -> Result<Found<'a>, serde_json::Error> {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let found = Seek { tokens: &self.tokens }.deserialize(&mut deserializer)?;
@@ -108,7 +110,8 @@ impl<'de> Visitor<'de> for Seek<'_> {
         let mut seen = false;
         while let Some(key) = map.next_key::<Key<'de>>()? {
             match self.tokens.split_first() {
-                Some((token, rest)) if !seen && *key.0 == **token => {
+                Some((token, _)) if seen && *key.0 == **token => return Err(A::Error::custom(KEY_REPEATED)),
+                Some((token, rest)) if *key.0 == **token => {
                     seen = true;
                     found = map.next_value_seed(Seek { tokens: rest })?;
                 }
@@ -222,8 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_repeated_keys_counts() {
-        assert_eq!(find("/t", r#"{"t":"a","t":"b"}"#).as_deref(), Some("a"));
+    fn a_repeated_key_is_refused_on_the_way_and_only_there() {
+        let pointer = Pointer::parse("/a/t").expect("a pointer");
+        for json in [
+            r#"{"a":{"t":"x","t":"x"}}"#,
+            r#"{"a":{"t":"x","\u0074":"y"}}"#,
+            r#"{"a":{"t":"x"},"a":1}"#,
+            r#"{"a":1,"a":{"t":"x"}}"#,
+        ] {
+            let error = pointer.find(json.as_bytes()).expect_err(json);
+            assert!(error.to_string().contains(KEY_REPEATED), "{error}");
+        }
+        assert_eq!(find("/a/t", r#"{"b":1,"b":2,"a":{"t":"x","c":1,"c":2},"t":3,"t":4}"#).as_deref(), Some("x"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::pointer::Pointer;
+use crate::message::json;
 
 /// The longest exchange name or routing key, in bytes (AMQP 0-9-1: a short string).
 pub const TEMPLATE_BYTES_MAX: usize = 255;
@@ -121,8 +122,7 @@ impl Template {
     /// Fills the template. Parses the message only if a part points into it.
     pub fn render(&self, values: &Values<'_>) -> Result<String, Unfit> {
         let points = |part: &Part| matches!(part, Part::Value { source: Source::At(_), .. });
-        let body: Option<Value> =
-            if self.parts.iter().any(points) { serde_json::from_slice(values.body).ok() } else { None };
+        let body: Option<Value> = if self.parts.iter().any(points) { json::parse(values.body).ok() } else { None };
         let mut out = String::with_capacity(64);
         for part in &self.parts {
             match part {
