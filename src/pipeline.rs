@@ -23,13 +23,17 @@ use crate::message::{
 use crate::routing::{EventName, Found};
 use crate::schema::Schema;
 use crate::snapshot::{Endpoint, OnExcess, OnFailure, Route, Snapshot, Validate};
-use crate::telemetry::metrics::{EndpointCause, Label, LimitLabel, ViolationLabel};
+use crate::telemetry::metrics::{EndpointCause, EndpointCode, Label, LimitLabel, ViolationLabel};
 use crate::telemetry::{Metrics, Span, Spans};
 
 use encode::ack_frame;
 pub use encode::{error_frame, token_frame};
 pub use lifecycle::{ConnectFacts, Connected, Greeting};
 pub use rights::Renewal;
+
+/// Closes that are the client's fault.
+const VIOLATIONS: [CloseCode; 4] =
+    [CloseCode::PROTOCOL_ERROR, CloseCode::INVALID_UTF8, CloseCode::TOO_LARGE, CloseCode::ABUSE];
 
 /// Holds the current snapshot and takes messages through it.
 pub struct Pipeline {
@@ -196,6 +200,10 @@ impl Pipeline {
     pub fn count_closed(&self, endpoint: &Endpoint, ending: &Ending) {
         let label = EndpointCause { endpoint: endpoint.draft.path.clone(), cause: ending.cause.as_str().into() };
         self.metrics.connections_closed.get_or_create(&label).inc();
+        if ending.cause != Cause::Client && VIOLATIONS.contains(&ending.code) {
+            let label = EndpointCode { endpoint: endpoint.draft.path.clone(), code: ending.code.to_string().into() };
+            self.metrics.violations.get_or_create(&label).inc();
+        }
     }
 
     fn decode(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Result<Routed, (Reject, Arc<str>)> {

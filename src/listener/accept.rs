@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::ListenerSettings;
@@ -29,6 +30,8 @@ use crate::tls::{self, Tls};
 const BACKLOG: i32 = 4096;
 /// hyper takes no smaller buffer.
 const HEADER_BYTES_MIN: usize = 8192;
+/// The request's head, the connect event's answer, and the handshake's: each may take the handshake's time limit.
+const HANDSHAKE_PHASES: u32 = 3;
 /// How long to wait before the next accept when there are no file descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// How often what is kept of addresses and users that are gone is looked through.
@@ -172,7 +175,22 @@ impl Shared {
             async move { Ok::<_, Infallible>(upgrader.answer(request, peer).await) }
         });
         let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        connection.await.map_err(io::Error::other)
+        let served = timeout(self.settings.handshake_timeout * HANDSHAKE_PHASES, connection).await;
+        let Some(kind) = trouble(&served) else { return Ok(()) };
+        self.metrics.accept_errors.get_or_create(&KindLabel { kind: kind.into() }).inc();
+        served.map_err(|_| io::ErrorKind::TimedOut.into()).and_then(|served| served.map_err(io::Error::other))
+    }
+}
+
+/// How a connection failed that did not come to a handshake, as the metric says it.
+fn trouble(served: &Result<hyper::Result<()>, Elapsed>) -> Option<&'static str> {
+    match served {
+        Ok(Ok(())) => None,
+        Err(_) => Some("timeout"),
+        Ok(Err(error)) if error.is_timeout() => Some("timeout"),
+        Ok(Err(error)) if error.is_parse_too_large() => Some("too_large"),
+        Ok(Err(error)) if error.is_parse() => Some("malformed"),
+        Ok(Err(_)) => Some("ended"),
     }
 }
 

@@ -17,7 +17,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -232,6 +232,9 @@ impl Upgrader {
                 StatusCode::UPGRADE_REQUIRED,
                 "this is a WebSocket endpoint; connect with ws:// or wss://",
             ));
+        }
+        if !request.body().is_end_stream() {
+            return Err(refuse(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));
         }
         if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
             return Err(refuse(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"));

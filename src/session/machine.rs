@@ -37,6 +37,9 @@ pub struct Expiry {
 /// What each waiting message counts beside its payload, in bytes, so that `receive_buffer` bounds their number too.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
+/// Pings and pongs of the client that are taken in one second. Who keeps a connection alive needs one in many seconds.
+const CONTROL_FRAMES_PER_SECOND: u32 = 100;
+
 /// A message that was accepted and waits for its call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Waiting {
@@ -112,6 +115,8 @@ pub struct Machine {
     running: usize,
     window: usize,
     invalid: u32,
+    /// The second in which control frames are counted, and how many there were.
+    control: (u32, u32),
     /// What messages are held against; none where nothing is limited, and once the socket is gone.
     meters: Option<Box<Meters>>,
     /// Boxed: most connections have none.
@@ -133,6 +138,7 @@ impl Machine {
             running: 0,
             window: 1,
             invalid: 0,
+            control: (0, 0),
             meters: None,
             expiry: None,
         }
@@ -230,6 +236,15 @@ impl Machine {
         self.invalid += 1;
         let most = self.settings.invalid_messages?;
         (self.invalid > most).then(|| Ending::new(CloseCode::ABUSE, "too many invalid messages", Cause::Server))
+    }
+
+    /// A ping or a pong came in. The ending, if it was one too many.
+    pub fn on_control(&mut self, now_ms: u64) -> Option<Ending> {
+        let second = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
+        let (counted, count) = self.control;
+        self.control = (second, if counted == second { count.saturating_add(1) } else { 1 });
+        (self.control.1 > CONTROL_FRAMES_PER_SECOND)
+            .then(|| Ending::new(CloseCode::ABUSE, "too many pings and pongs", Cause::Server))
     }
 
     /// What the time asks for. Call again until nothing is due.

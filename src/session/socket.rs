@@ -21,6 +21,8 @@ use crate::message::{Ending, Kind, Payload};
 const READ_BUFFER_BYTES: usize = 1024;
 /// Control frames that wait behind a slow client; more of them replace each other.
 const CONTROL_BUFFER_BYTES: usize = 4096;
+/// What a message's frame headers may take beside its largest size, for one that comes in many fragments.
+const FRAMING_BYTES: usize = 16 * 1024;
 /// Slices in one vectored write.
 const SLICES: usize = 32;
 
@@ -53,6 +55,8 @@ pub struct Socket<S> {
     /// Bytes of the first frame of `out` that the stream took.
     out_offset: usize,
     heard: bool,
+    /// Bytes that came in since the last message or control frame: of one that is still to be completed.
+    incomplete: usize,
 }
 
 /// Frames and payload bytes that the stream took whole.
@@ -72,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             .max_message_size(Some(message_size))
             .max_frame_size(Some(message_size));
         let context = WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(config));
-        Self { stream, context, out: VecDeque::new(), out_offset: 0, heard: false }
+        Self { stream, context, out: VecDeque::new(), out_offset: 0, heard: false, incomplete: 0 }
     }
 
     /// Changes the size limit, after a reload.
@@ -91,7 +95,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Reads the next message or control frame; answers to control frames leave on the way.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
         let (context, mut bridge) = self.bridge(cx);
-        Poll::Ready(match context.read(&mut bridge) {
+        let read = context.read(&mut bridge);
+        if read.is_ok() {
+            self.incomplete = 0;
+        }
+        Poll::Ready(match read {
             Ok(Message::Text(text)) => match Payload::text_from_bytes(text.into()) {
                 Ok(payload) => Incoming::Message(payload),
                 Err(_) => violation(CloseCode::INVALID_UTF8, "invalid UTF-8"),
@@ -99,7 +107,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             Ok(Message::Binary(bytes)) => Incoming::Message(Payload::binary(bytes)),
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Incoming::Control,
             Ok(Message::Close(frame)) => Incoming::Close(ending_of(frame)),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => match self.is_endless() {
+                true => violation(CloseCode::TOO_LARGE, "message in too many fragments"),
+                false => return Poll::Pending,
+            },
             Err(Error::Capacity(CapacityError::MessageTooLong { max_size, .. })) => {
                 violation(CloseCode::TOO_LARGE, &format!("message larger than {max_size} bytes"))
             }
@@ -184,6 +195,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
+    /// A message whose frames' headers alone are large, however little they carry: fragments without end.
+    fn is_endless(&self) -> bool {
+        let size_max = self.context.get_config().max_message_size.unwrap_or(usize::MAX);
+        self.incomplete > size_max.saturating_mul(2).saturating_add(FRAMING_BYTES)
+    }
+
     fn poll_flush_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (context, mut bridge) = self.bridge(cx);
         match context.flush(&mut bridge) {
@@ -233,7 +250,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn bridge<'a, 'b>(&'a mut self, cx: &'a mut Context<'b>) -> (&'a mut WebSocketContext, Bridge<'a, 'b, S>) {
         let torn = self.out_offset > 0;
-        (&mut self.context, Bridge { stream: &mut self.stream, cx, heard: &mut self.heard, torn })
+        (
+            &mut self.context,
+            Bridge { stream: &mut self.stream, cx, heard: &mut self.heard, incomplete: &mut self.incomplete, torn },
+        )
     }
 }
 
@@ -242,6 +262,7 @@ struct Bridge<'a, 'b, S> {
     stream: &'a mut S,
     cx: &'a mut Context<'b>,
     heard: &'a mut bool,
+    incomplete: &'a mut usize,
     /// A message frame is half written: nothing may come in between.
     torn: bool,
 }
@@ -254,6 +275,7 @@ impl<S: AsyncRead + Unpin> Read for Bridge<'_, '_, S> {
                 result?;
                 let count = buffer.filled().len();
                 *self.heard |= count > 0;
+                *self.incomplete += count;
                 Ok(count)
             }
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),

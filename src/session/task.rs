@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::coop;
 use tokio::time::Instant;
 
 use super::live::{Closing, Live};
@@ -315,6 +316,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if !wanted {
             return false;
         }
+        // What is refused costs no upstream's time: without this a flood would keep the thread for as long as bytes are there.
+        let Poll::Ready(turn) = coop::poll_proceed(cx) else { return false };
         // What comes in now is held against the limits of now.
         self.refresh();
         let Some(live) = &mut self.live else { return false };
@@ -325,6 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         match read {
             Poll::Pending => false,
             Poll::Ready(incoming) => {
+                turn.made_progress();
                 self.on_incoming(now_ms, incoming);
                 true
             }
@@ -334,7 +338,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     fn on_incoming(&mut self, now_ms: u64, incoming: Incoming) {
         match incoming {
             Incoming::Message(payload) => self.on_message(now_ms, payload),
-            Incoming::Control => {}
+            Incoming::Control => {
+                if let Some(ending) = self.machine.on_control(now_ms) {
+                    self.begin_close(ending);
+                }
+            }
             Incoming::Close(ending) => {
                 self.machine.close(now_ms, ending);
                 self.linger();

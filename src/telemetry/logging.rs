@@ -1,5 +1,6 @@
 //! Structured logs on standard error: text or JSON, with a level that can be changed while running. Must not know the domain.
 
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -33,7 +34,7 @@ pub struct LogHandle {
 pub fn init(settings: &LogSettings) -> Result<LogHandle, String> {
     let (filter, handle) = reload::Layer::new(filter_of(&settings.level)?);
     let layer = match settings.format {
-        LogFormat::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Text => fmt::layer().with_writer(|| OneLine(std::io::stderr())).boxed(),
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
     };
     // An error means that there is a log already: tests start several programs in one process.
@@ -60,6 +61,37 @@ impl LogHandle {
     }
 }
 
+/// Writes each event as one line, whatever its values hold: nobody outside can make a line that looks like Holdfast's own. (The
+/// library escapes what steers a terminal; JSON escapes all by itself.)
+struct OneLine<W>(W);
+
+impl<W: io::Write> io::Write for OneLine<W> {
+    /// Called once for each event, with its line's end.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        if !line.iter().any(|byte| BREAKS.contains(byte)) {
+            return self.0.write(event);
+        }
+        let mut safe = Vec::with_capacity(event.len() + 16);
+        for byte in line {
+            match byte {
+                b'\n' => safe.extend_from_slice(b"\\n"),
+                b'\r' => safe.extend_from_slice(b"\\r"),
+                0 => safe.extend_from_slice(b"\\0"),
+                other => safe.push(*other),
+            }
+        }
+        safe.extend_from_slice(&event[line.len()..]);
+        self.0.write_all(&safe).map(|()| event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+const BREAKS: &[u8] = b"\n\r\0";
+
 fn filter_of(level: &str) -> Result<EnvFilter, String> {
     let wrong = |why: String| format!("expected error, warn, info, debug or a filter of them, found {level:?}{why}");
     let is_known = |word: &str| {
@@ -75,6 +107,8 @@ fn filter_of(level: &str) -> Result<EnvFilter, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -85,6 +119,15 @@ mod tests {
         for level in ["", "loud", "info,holdfast=loud", "info,,"] {
             assert!(check_level(level).is_err_and(|e| e.contains("expected error, warn, info")), "{level}");
         }
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let mut out = Vec::new();
+        let mut line = OneLine(&mut out);
+        line.write_all(b"a plain line\n").expect("written");
+        line.write_all(b"one\r\nINFO two\0\n").expect("written");
+        assert_eq!(out, b"a plain line\none\\r\\nINFO two\\0\n");
     }
 
     #[test]

@@ -40,6 +40,7 @@ labels! {
     EndpointLabel { endpoint }
     EndpointCause { endpoint, cause }
     EndpointOutcome { endpoint, outcome }
+    EndpointCode { endpoint, code }
     HandshakeLabel { endpoint, status }
     RouteLabel { endpoint, route }
     RouteOutcome { endpoint, route, outcome }
@@ -66,7 +67,10 @@ pub struct Metrics {
     pub connections: Gauges<EndpointLabel>,
     pub connections_opened: Counters<EndpointLabel>,
     pub connections_closed: Counters<EndpointCause>,
+    /// 1002, 1007, 1009, 4501.
+    pub violations: Counters<EndpointCode>,
     pub handshakes: Counters<HandshakeLabel>,
+    /// exhausted, other, proxy_protocol; of the request's head: timeout, too_large, malformed, ended.
     pub accept_errors: Counters<KindLabel>,
     /// ok, failed, timeout.
     pub tls_handshakes: Counters<OutcomeLabel>,
@@ -127,12 +131,13 @@ impl Metrics {
             connections: add(&mut r, "connections", "Open WebSocket connections"),
             connections_opened: add(&mut r, "connections_opened", "Connections accepted"),
             connections_closed: add(&mut r, "connections_closed", "Connections ended, by cause"),
+            violations: add(&mut r, "violations", "Connections closed because of what their client did, by close code"),
             handshakes: add(
                 &mut r,
                 "handshakes",
                 "Handshakes by HTTP status; an unknown path has the endpoint `$none`",
             ),
-            accept_errors: add(&mut r, "accept_errors", "Failures to accept a TCP connection"),
+            accept_errors: add(&mut r, "accept_errors", "TCP connections that never became a handshake, by kind"),
             tls_handshakes: add(&mut r, "tls_handshakes", "TLS handshakes by outcome"),
             tokens: add(&mut r, "tokens", "Tokens by outcome: accepted, or why they were refused"),
             jwks_fetches: add(&mut r, "jwks_fetches", "Fetches of keys by outcome"),

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::super::retry;
@@ -57,6 +57,10 @@ fn accepted(kind: EventKind, headers: &HeaderMap, body: Bytes) -> Result<Answer,
     let mut answer = Answer::default();
     let close = read_headers(kind, headers, &mut answer)?;
     if !body.is_empty() {
+        // Never asked for; and a small body could unpack into a large one.
+        if let Some(coding) = headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+            return Err(format!("expected a body without content-encoding, found {coding:?}"));
+        }
         read_body(headers.get(CONTENT_TYPE), body, &mut answer)?;
     }
     // Last, so that whatever else the answer says still reaches the connection.

@@ -24,6 +24,9 @@ use crate::tasks::Tasks;
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The largest head of a response, which is also the most that is read at once.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
 /// Opens connections for one upstream.
 pub struct Connector {
     version: Version,
@@ -61,7 +64,8 @@ impl Connector {
         let io = TokioIo::new(stream);
         let failed = |e: hyper::Error| format!("no HTTP connection: {}", pool::describe(&e));
         if version == Version::Http1 {
-            let (sender, connection) = http1::handshake(io).await.map_err(failed)?;
+            let (sender, connection) =
+                http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(io).await.map_err(failed)?;
             return Ok(Channel::Http1(Box::new(Http1::new(sender, connection))));
         }
         let (sender, connection) = http2::Builder::new(Executor(self.tasks.clone()))
