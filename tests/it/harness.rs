@@ -4,7 +4,9 @@ pub mod broker;
 mod client;
 mod collector;
 pub mod issuer;
+mod process;
 mod proxy;
+mod raw;
 mod upstream;
 
 use std::future::Future;
@@ -25,7 +27,9 @@ use tokio::net::TcpStream;
 
 pub use client::{Client, Refused};
 pub use collector::collector;
+pub use process::{BINARY, Process};
 pub use proxy::Proxy;
+pub use raw::{HANDSHAKE, Raw, frame};
 pub use upstream::{Call, Reply, Upstream};
 
 /// How long a condition may take before its test fails.

@@ -8,6 +8,7 @@ mod drain;
 mod events;
 mod handshake;
 mod harness;
+mod hostile;
 mod limits;
 mod outage;
 mod process;

@@ -1,93 +1,15 @@
 //! The program as a process: exit codes, signals, the file limit, the words it prints.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use http::Method;
 
 use crate::harness::broker::Broker;
-use crate::harness::{Client, PATIENCE, Upstream, eventually, request, yaml};
+use crate::harness::{BINARY, Client, Process, Upstream, eventually, request, yaml};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
 const ROUTES: &str = "disconnect: app\nroutes: [{event: \"*\", upstream: app}]";
-
-/// The running program, killed at the end of the test.
-struct Process {
-    child: Child,
-    listen: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Process {
-    async fn start(config: &Path, file_limit: Option<u32>) -> Self {
-        let limit = file_limit.map(|n| format!("ulimit -n {n}; ")).unwrap_or_default();
-        let mut child = Command::new("bash")
-            .args(["-c", &format!("{limit}exec \"$0\" run --config \"$1\""), BINARY])
-            .arg(config)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let stderr = child.stderr.take().expect("piped");
-        let (found, addresses) = tokio::sync::oneshot::channel();
-        // The pipe is read to its end, so that the program never waits for its log.
-        std::thread::spawn(move || {
-            let mut found = Some(found);
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let (true, Some(found)) = (line.contains("holdfast is ready"), found.take()) {
-                    let _ = found.send((field(&line, "listen="), field(&line, "admin=")));
-                }
-            }
-        });
-        let (listen, admin) = tokio::time::timeout(PATIENCE, addresses).await.expect("ready in time").expect("ready");
-        Self { child, listen, admin }
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
-        assert!(status.expect("kill").success());
-    }
-
-    /// Waits for the exit; its code.
-    async fn exit(&mut self) -> Option<i32> {
-        for _ in 0..PATIENCE.as_millis() / 10 {
-            if let Some(status) = self.child.try_wait().expect("a status") {
-                return status.code();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not gone within {PATIENCE:?}");
-    }
-
-    async fn client(&self) -> Client {
-        Client::connect(&format!("ws://{}/ws", self.listen), &[]).await.expect("open")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The address behind `name` in a log line, whose fields may be coloured.
-fn field(line: &str, name: &str) -> SocketAddr {
-    let mut plain = String::new();
-    let mut escape = false;
-    for c in line.chars() {
-        match c {
-            '\u{1b}' => escape = true,
-            'm' if escape => escape = false,
-            _ if !escape => plain.push(c),
-            _ => {}
-        }
-    }
-    let rest = plain.split(name).nth(1).expect("a field");
-    rest.split_whitespace().next().and_then(|text| text.parse().ok()).expect("an address")
-}
 
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(BINARY).args(arguments).env_remove("HOLDFAST_CONFIG").output().expect("run");
