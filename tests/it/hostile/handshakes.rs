@@ -116,9 +116,10 @@ async fn who_does_not_read_a_refusal_is_cut() {
     let refusal = "no".repeat(4 << 20);
     let gate = Upstream::start(move |_| Reply::status(403).body(refusal.clone())).await;
     let app = Upstream::echo().await;
-    let yaml = format!("{SHORT}\n{}", yaml(&app.url(), "", ROUTES))
-        .replace("endpoints:", &format!("  gate: {{http: {{url: \"{}\", answer_size: 16MiB}}}}\nendpoints:", gate.url()))
-        + "  - {path: /gate, connect: gate, routes: []}\n";
+    let yaml = format!("{SHORT}\n{}", yaml(&app.url(), "", ROUTES)).replace(
+        "endpoints:",
+        &format!("  gate: {{http: {{url: \"{}\", answer_size: 16MiB}}}}\nendpoints:", gate.url()),
+    ) + "  - {path: /gate, connect: gate, routes: []}\n";
     let scene = Scene::start_yaml(app, &yaml, &[]).await;
     let handshake = HANDSHAKE.replace("/ws", "/gate") + "\r\n";
     let mut deaf = Vec::new();

@@ -14,7 +14,7 @@ const CHECKED: &str =
     "routes: [{event: \"checked*\", schema: schema.json, upstream: app}, {event: \"*\", upstream: app}]";
 
 async fn scene(schema: &str) -> Scene {
-    Scene::start_with("", "", &format!("{LARGE}\n{CHECKED}"), &[("schema.json", schema)]).await
+    Scene::start_with("", "answer_size: 8MiB", &format!("{LARGE}\n{CHECKED}"), &[("schema.json", schema)]).await
 }
 
 async fn refused(client: &mut Client, message: &str) -> String {
@@ -52,7 +52,10 @@ async fn nesting_of_a_hundred_thousand_levels_is_no_stack() {
 /// Maps are trees and lists are sorted: there is no hash to collide.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_and_items_made_to_collide_cost_no_square() {
-    let scene = scene(r#"{"properties": {"list": {"uniqueItems": true}, "map": {"additionalProperties": {"type": "integer"}}}}"#).await;
+    let scene = scene(
+        r#"{"properties": {"list": {"uniqueItems": true}, "map": {"additionalProperties": {"type": "integer"}}}}"#,
+    )
+    .await;
     let mut client = scene.process.client().await;
     // The worst order for a tree, and keys that differ only at their end.
     let map = |count: usize| {
@@ -151,7 +154,8 @@ async fn half_surrogates_are_refused_wherever_text_is_read() {
 async fn a_repeated_key_smuggles_nothing() {
     let scene = scene(r#"{"properties": {"amount": {"maximum": 10}}}"#).await;
     let mut client = scene.process.client().await;
-    let seen = |scene: &Scene| scene.app.calls_of("message").iter().filter(|call| !call.text().contains("other")).count();
+    let seen =
+        |scene: &Scene| scene.app.calls_of("message").iter().filter(|call| !call.text().contains("other")).count();
     for message in [
         r#"{"type":"a","type":"checked"}"#,
         r#"{"type":"checked","type":"a","amount":11}"#,
