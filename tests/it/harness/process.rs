@@ -15,9 +15,9 @@ use super::{Client, PATIENCE, request};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
 
-/// The running program, killed at the end of the test.
+/// The running program.
 pub struct Process {
-    child: Child,
+    child: Killed,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
@@ -28,13 +28,13 @@ pub struct Process {
 impl Process {
     pub async fn start(config: &Path, file_limit: Option<u32>) -> Self {
         let limit = file_limit.map(|n| format!("ulimit -n {n}; ")).unwrap_or_default();
-        let mut child = Command::new("bash")
+        let child = Command::new("bash")
             .args(["-c", &format!("{limit}exec \"$0\" run --config \"$1\""), BINARY])
             .arg(config)
             .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let stderr = child.stderr.take().expect("piped");
+            .spawn();
+        let mut child = Killed(child.expect("started"));
+        let stderr = child.0.stderr.take().expect("piped");
         let (found, addresses) = tokio::sync::oneshot::channel();
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
         let kept = log.clone();
@@ -43,7 +43,9 @@ impl Process {
             let mut found = Some(found);
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let line = without_colours(&line);
-                if let (true, Some(found)) = (line.contains("holdfast is ready"), found.take()) {
+                if line.contains("holdfast is ready")
+                    && let Some(found) = found.take()
+                {
                     let _ = found.send((field(&line, "listen="), field(&line, "admin=")));
                 }
                 kept.lock().push(line);
@@ -65,14 +67,14 @@ impl Process {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.0.id().to_string()]).status();
         assert!(status.expect("kill").success());
     }
 
     /// Waits for the exit; its code.
     pub async fn exit(&mut self) -> Option<i32> {
         for _ in 0..PATIENCE.as_millis() / 10 {
-            if let Some(status) = self.child.try_wait().expect("a status") {
+            if let Some(status) = self.child.0.try_wait().expect("a status") {
                 return status.code();
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -104,7 +106,7 @@ impl Process {
     /// Resident bytes now. The most from now on is `peak_bytes`.
     pub fn resident_bytes(&self) -> u64 {
         // 5 makes the kernel count the peak anew (proc_pid_clear_refs(5)).
-        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").expect("a running process");
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.0.id()), "5").expect("a running process");
         self.status("VmRSS:")
     }
 
@@ -113,16 +115,19 @@ impl Process {
     }
 
     fn status(&self, name: &str) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.0.id())).expect("a running process");
         let line = text.lines().find(|line| line.starts_with(name)).expect("a line");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 }
 
-impl Drop for Process {
+/// Killed at the end of the test, whatever becomes of it.
+struct Killed(Child);
+
+impl Drop for Killed {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
