@@ -5,6 +5,8 @@
 mod amqp;
 #[path = "load/clients.rs"]
 mod clients;
+#[path = "load/flood.rs"]
+mod flood;
 #[path = "load/measure.rs"]
 mod measure;
 #[path = "load/servers.rs"]
@@ -44,6 +46,10 @@ enum Command {
     Fanout(clients::Load),
     /// Sends to single connections by REST
     Push(clients::Load),
+    /// Keeps the gateway busy from 127.0.0.2 until it is killed
+    Flood(flood::Flood),
+    /// Asks at a steady pace from 127.0.0.1: what others feel of a flood
+    Steady(clients::Load),
     /// Sends to single connections by RabbitMQ
     Commands {
         #[command(flatten)]
@@ -63,6 +69,8 @@ fn main() {
             Command::Bare { listen, upstream } => servers::bare(&listen, upstream).await,
             Command::BareAmqp { listen, url, queue } => amqp::bare(&listen, &url, &queue).await,
             Command::Commands { load, url, queue } => amqp::commands(load, &url, &queue).await,
+            Command::Flood(kind) => flood::flood(kind).await,
+            Command::Steady(load) => flood::steady(load).await,
             Command::Roundtrip(load) => clients::roundtrip(load).await,
             Command::Idle(load) => clients::idle(load).await,
             Command::Fanout(load) => clients::fanout(load).await,

@@ -57,7 +57,7 @@ pub struct Load {
 /// A few thousand connections from one address leave enough ports; beyond that the next loopback address is taken.
 const CONNECTIONS_PER_ADDRESS: usize = 20_000;
 
-async fn connect(load: &Load, at: usize) -> Socket {
+pub async fn connect(load: &Load, at: usize) -> Socket {
     let addr: SocketAddr = load.ws["ws://".len()..].split('/').next().and_then(|a| a.parse().ok()).expect("an address");
     let socket = TcpSocket::new_v4().expect("a socket");
     // Bound only where it must be: the kernel's search for a port that is free for every peer is slow.
