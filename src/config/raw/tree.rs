@@ -25,12 +25,16 @@ pub enum Node {
     Map(Vec<(String, Place, Tree)>),
 }
 
-/// Parses one document. Repeated keys and alias bombs are refused by the library.
+/// Maps and lists in one another; a configuration needs half of it. Reading goes as deep on the stack, and a reload's is small.
+const DEPTH_MAX: usize = 20;
+
+/// Parses one document. Repeated keys, alias bombs and deep nesting are refused by the library.
 pub fn parse(text: &str) -> Result<Tree, Problem> {
     if text.trim().is_empty() {
         return Ok(Tree { place: Place { line: 1, column: 1 }, node: Node::Map(Vec::new()) });
     }
-    serde_saphyr::from_str(text).map_err(|error| {
+    let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: DEPTH_MAX } };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let place = error.location().map(|at| Place { line: at.line(), column: at.column() }).unwrap_or_default();
         let message = error.without_snippet().to_string();
         let message = message.lines().next().unwrap_or_default().to_owned();
@@ -134,5 +138,15 @@ mod tests {
         let problem = parse("a: [1,\nb: 2\n").expect_err("not YAML");
         assert!(problem.place.line >= 1, "{problem:?}");
         assert!(parse("a: 1\na: 2\n").is_err(), "a repeated key");
+    }
+
+    #[test]
+    fn depth_is_bounded_also_where_aliases_make_it() {
+        let nested = |depth: usize| format!("a: {}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(&nested(DEPTH_MAX - 1)).is_ok());
+        assert!(parse(&nested(DEPTH_MAX)).is_err_and(|problem| problem.problem.contains("Depth")));
+        let aliases =
+            (1..DEPTH_MAX).fold("a0: &a0 [x]\n".to_owned(), |text, i| format!("{text}a{i}: &a{i} [*a{}]\n", i - 1));
+        assert!(parse(&aliases).is_err());
     }
 }
