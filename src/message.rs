@@ -22,6 +22,26 @@ pub const BINARY_EVENT: &str = "$binary";
 /// The event name of a text frame where the endpoint says `event: none`.
 pub const TEXT_EVENT: &str = "$text";
 
+/// The longest fault in words, in bytes.
+const WORDS_BYTES_MAX: usize = 500;
+
+/// A fault in words that may repeat what came from outside: one line of bounded length, so that nobody writes into a log what Holdfast
+/// did not say.
+pub fn one_line(words: &str) -> String {
+    let mut line = String::with_capacity(words.len().min(WORDS_BYTES_MAX));
+    for c in words.chars() {
+        if line.len() >= WORDS_BYTES_MAX {
+            line.push('…');
+            break;
+        }
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
+}
+
 /// How a payload travels over a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -309,6 +329,12 @@ mod tests {
             assert_eq!(text.parse::<Traceparent>(), Err(InvalidTraceparent), "{text}");
         }
         assert!("00-00000000000000000000000000000000-2222222222222222-01".parse::<Traceparent>().is_err());
+    }
+
+    #[test]
+    fn a_fault_in_words_stays_one_short_line() {
+        assert_eq!(one_line("a\r\nb\u{1b}[2J\u{85}é"), "a\\r\\nb\\u{1b}[2J\\u{85}é");
+        assert!(one_line(&"é".repeat(10_000)).len() <= WORDS_BYTES_MAX + 5);
     }
 
     #[test]

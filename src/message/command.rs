@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{CONTEXT_BYTES_MAX, NAME_BYTES_MAX, Payload};
+use super::{CONTEXT_BYTES_MAX, NAME_BYTES_MAX, Payload, one_line};
 use crate::codes::CloseCode;
 use crate::ids::ConnectionId;
 
@@ -72,14 +72,14 @@ impl Command {
     /// Reads a command list. `Sender` targets appear only if `from_answer`; elsewhere a command must name its target.
     pub fn parse_list(json: &[u8], from_answer: bool) -> Result<Vec<Command>, CommandError> {
         let raw: Vec<&RawValue> = serde_json::from_slice(json)
-            .map_err(|e| CommandError { index: None, reason: format!("expected a JSON list of commands: {e}") })?;
+            .map_err(|e| CommandError::new(None, &format!("expected a JSON list of commands: {e}")))?;
         if raw.len() > COMMANDS_MAX {
             let reason = format!("expected at most {COMMANDS_MAX} commands, found {}", raw.len());
-            return Err(CommandError { index: None, reason });
+            return Err(CommandError::new(None, &reason));
         }
         raw.iter()
             .enumerate()
-            .map(|(i, raw)| parse_one(raw.get(), from_answer).map_err(|reason| CommandError { index: Some(i), reason }))
+            .map(|(i, raw)| parse_one(raw.get(), from_answer).map_err(|reason| CommandError::new(Some(i), &reason)))
             .collect()
     }
 }
@@ -91,6 +91,12 @@ pub struct CommandError {
     /// Position in the list, from 0; none where the list itself cannot be read.
     pub index: Option<usize>,
     pub reason: String,
+}
+
+impl CommandError {
+    fn new(index: Option<usize>, reason: &str) -> Self {
+        Self { index, reason: one_line(reason) }
+    }
 }
 
 #[derive(Deserialize)]
@@ -108,7 +114,8 @@ enum RawCommand<'a> {
 #[serde(deny_unknown_fields)]
 struct RawSend<'a> {
     to: Option<RawTarget>,
-    #[serde(borrow)]
+    /// `null` is a message too.
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     text: Option<String>,
     binary: Option<String>,
@@ -206,12 +213,19 @@ pub fn close_code(code: u16) -> Result<CloseCode, String> {
     }
 }
 
-/// A close reason that fits a close frame.
+/// A close reason that fits a close frame and a line of a log.
 pub fn close_reason(reason: String) -> Result<String, String> {
     if reason.len() > REASON_BYTES_MAX {
         return Err(format!("expected a reason of at most {REASON_BYTES_MAX} bytes, found {}", reason.len()));
     }
+    if reason.chars().any(char::is_control) {
+        return Err("expected a reason without control characters".into());
+    }
     Ok(reason)
+}
+
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 fn payload(send: &RawSend<'_>) -> Result<Payload, String> {
@@ -297,6 +311,14 @@ mod tests {
     }
 
     #[test]
+    fn null_is_a_message() {
+        let commands = Command::parse_list(br#"[{"send":{"data":null}}]"#, true);
+        let expected = Command::Send { to: Target::Sender, except: vec![], payload: Payload::text("null") };
+        assert_eq!(commands, Ok(vec![expected]));
+        assert!(Command::parse_list(br#"[{"send":{"data":null,"text":"a"}}]"#, true).is_err());
+    }
+
+    #[test]
     fn the_command_at_fault_is_named() {
         for (json, says) in [
             (r#"{"send":{}}"#, "a JSON list"),
@@ -306,6 +328,8 @@ mod tests {
             (r#"[{"close":{"code":1005}}]"#, "found 1005"),
             (r#"[{"join":{"group":""}}]"#, "1 to 256 bytes"),
             (r#"[{"send":{"to":{"connection":"nope"},"text":"a"}}]"#, "not a connection ID"),
+            (r#"[{"close":{"reason":"a\nb"}}]"#, "without control characters"),
+            (r#"[{"a\nb":{}}]"#, r"unknown variant `a\nb`"),
         ] {
             let error = Command::parse_list(json.as_bytes(), true).expect_err(json).to_string();
             assert!(error.contains(says), "{json}: {error}");

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::ids::ConnectionId;
 use crate::message::command::{COMMANDS_MEDIA_TYPE, name};
-use crate::message::{Command, Payload, Target, essence};
+use crate::message::{Command, Payload, Target, essence, one_line};
 
 /// What a message asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,10 @@ pub struct Head<'a> {
 impl Order {
     /// Reads a message. The error says what is wrong with it; it will be wrong each time it comes.
     pub fn read(head: &Head<'_>, body: Bytes) -> Result<Self, String> {
+        Self::parse(head, body).map_err(|reason| one_line(&reason))
+    }
+
+    fn parse(head: &Head<'_>, body: Bytes) -> Result<Self, String> {
         let sender = head.correlation_id.and_then(|id| id.parse().ok());
         if head.content_type.is_some_and(|media_type| essence(media_type).eq_ignore_ascii_case(COMMANDS_MEDIA_TYPE)) {
             let commands = Command::parse_list(&body, sender.is_some()).map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::super::retry;
 use crate::codes::CloseCode;
 use crate::message::command::{self, COMMANDS_MEDIA_TYPE};
-use crate::message::{Answer, Command, EventKind, Failure, Payload, Target, is_text};
+use crate::message::{Answer, Command, EventKind, Failure, Payload, Target, is_text, one_line};
 
 /// Why a response is not an answer.
 #[derive(Debug, PartialEq)]
@@ -41,7 +41,8 @@ pub fn read(
     }
     match status.as_u16() {
         200..=299 => accepted(kind, headers, body)
-            .map_err(|reason| Refusal::Final(Failure::Broken { reason: format!("status {status}: {reason}") })),
+            .map_err(|reason| format!("status {status}: {reason}"))
+            .map_err(|reason| Refusal::Final(Failure::Broken { reason: one_line(&reason) })),
         // A redirect is never followed: it would send clients' messages where the settings do not say.
         300..=499 => {
             let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
