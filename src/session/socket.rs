@@ -23,6 +23,8 @@ const READ_BUFFER_BYTES: usize = 1024;
 const CONTROL_BUFFER_BYTES: usize = 4096;
 /// What a message's frame headers may take beside its largest size, for one that comes in many fragments.
 const FRAMING_BYTES: usize = 16 * 1024;
+/// The largest control frame (RFC 6455 section 5.5): it is no message, so no limit of messages counts for it.
+const CONTROL_FRAME_BYTES: usize = 125;
 /// Slices in one vectored write.
 const SLICES: usize = 32;
 
@@ -74,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             .write_buffer_size(0)
             .max_write_buffer_size(CONTROL_BUFFER_BYTES)
             .max_message_size(Some(message_size))
-            .max_frame_size(Some(message_size));
+            .max_frame_size(Some(message_size.max(CONTROL_FRAME_BYTES)));
         let context = WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(config));
         Self { stream, context, out: VecDeque::new(), out_offset: 0, heard: false, incomplete: 0 }
     }
@@ -83,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub fn set_message_size(&mut self, message_size: usize) {
         self.context.set_config(|config| {
             config.max_message_size = Some(message_size);
-            config.max_frame_size = Some(message_size);
+            config.max_frame_size = Some(message_size.max(CONTROL_FRAME_BYTES));
         });
     }
 
@@ -106,7 +108,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             },
             Ok(Message::Binary(bytes)) => Incoming::Message(Payload::binary(bytes)),
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Incoming::Control,
-            Ok(Message::Close(frame)) => Incoming::Close(ending_of(frame)),
+            Ok(Message::Close(frame)) => {
+                self.make_room_for_close();
+                Incoming::Close(ending_of(frame))
+            }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => match self.is_endless() {
                 true => violation(CloseCode::TOO_LARGE, "message in too many fragments"),
                 false => return Poll::Pending,
@@ -146,7 +151,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Begins the close handshake. Call once `is_idle`, so that no frame is torn.
     pub fn close(&mut self, cx: &mut Context<'_>, ending: &Ending) {
         let frame = CloseFrame { code: ending.code.0.into(), reason: Utf8Bytes::from(ending.reason.as_str()) };
+        self.make_room_for_close();
         let (context, mut bridge) = self.bridge(cx);
+        // A pong that still waits goes first: nothing may follow the close.
+        let _ = context.flush(&mut bridge);
         let _ = context.close(&mut bridge, Some(frame));
     }
 
@@ -199,6 +207,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn is_endless(&self) -> bool {
         let size_max = self.context.get_config().max_message_size.unwrap_or(usize::MAX);
         self.incomplete > size_max.saturating_mul(2).saturating_add(FRAMING_BYTES)
+    }
+
+    /// A close frame finds no room in a buffer that is full of pongs, and would be lost. Nothing is written after it.
+    fn make_room_for_close(&mut self) {
+        self.context.set_config(|config| config.max_write_buffer_size = 2 * CONTROL_BUFFER_BYTES);
     }
 
     fn poll_flush_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
