@@ -25,7 +25,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::metrics::{QueueLabel, QueueOutcome};
 use crate::telemetry::{Metrics, Span, Spans};
 use held::HeldBack;
-use order::{Head, Order};
+pub use order::{Head, Order};
 use settle::{Copies, FROM_HEADER, Settled};
 
 /// How often commands for slow clients are offered again.

@@ -1,0 +1,88 @@
+//! How a message is read on its way to a route. Input lines: the event's pointer, a route's pattern, a schema (JSON, or a digit that
+//! picks one of ours); then the message. The name that is found is held against a whole parse of the message, the pattern against
+//! the plainest matcher there is.
+
+mod oracle;
+
+use std::collections::BTreeMap;
+
+use holdfast::routing::{Found, Pattern, Pointer, Table};
+use holdfast::schema::{Schema, VIOLATIONS_MAX};
+use serde_json::Value;
+
+use super::check;
+
+/// Bytes of one violation's words: the limit, and the ellipsis.
+const VIOLATION_BYTES_MAX: usize = 203;
+const OURS: [&str; 3] = [
+    r#"{"type":"object","properties":{"type":{"type":"string","maxLength":8},"n":{"multipleOf":3}},"required":["type"]}"#,
+    r##"{"$defs":{"a":{"anyOf":[{"type":"string","format":"date-time"},{"items":{"$ref":"#/$defs/a"}}]}},"$ref":"#/$defs/a"}"##,
+    r#"{"patternProperties":{"^(a+)+$":{"pattern":"^(x*)*y$"}},"unevaluatedProperties":false,"uniqueItems":true}"#,
+];
+
+pub fn run(data: &[u8]) {
+    let mut rest = data;
+    let (Some(pointer), Some(pattern), Some(schema)) =
+        (check::text_line(&mut rest), check::text_line(&mut rest), check::text_line(&mut rest))
+    else {
+        return;
+    };
+    let name = found(pointer, rest);
+    matched(pattern, &name.unwrap_or_else(|| String::from_utf8_lossy(rest).into_owned()));
+    if let Ok(message) = serde_json::from_slice(rest) {
+        checked(schema, &message);
+    }
+}
+
+/// The event's name, if the message has one. A client's text frame is always UTF-8; other bytes only must not panic.
+fn found(text: &str, message: &[u8]) -> Option<String> {
+    let pointer = Pointer::parse(text).ok()?;
+    assert_eq!(pointer.to_string(), text, "a pointer reads back");
+    let result = pointer.find(message);
+    let utf8 = std::str::from_utf8(message).ok()?;
+    let name = match &result {
+        Ok(Found::Text(name)) => Some(name.to_string()),
+        Ok(Found::Missing) | Err(_) => None,
+    };
+    match (&result, oracle::first_of_repeated(message)) {
+        (Ok(_), Ok(whole)) => {
+            assert_eq!(name.as_deref(), whole.pointer(text).and_then(Value::as_str), "{text} in {utf8}");
+        }
+        // What is skipped is not built, so numbers out of range, lone surrogates and depth in there are nobody's affair; but it
+        // is JSON.
+        (Ok(_), Err(error)) => assert!(oracle::is_json(message), "{error}: taken for JSON: {utf8}"),
+        (Err(error), Ok(_)) => panic!("{error}: not taken for JSON: {utf8}"),
+        (Err(_), Err(_)) => {}
+    }
+    name
+}
+
+fn matched(text: &str, name: &str) {
+    let Ok(pattern) = Pattern::parse(text) else {
+        assert!(text.is_empty() || text.len() > 256);
+        return;
+    };
+    let expected =
+        if name == "$binary" { text == name } else { oracle::matches_plainly(text.as_bytes(), name.as_bytes()) };
+    assert_eq!(pattern.matches(name), expected, "{text:?} and {name:?}");
+    let rest = Pattern::parse("*").expect("a pattern");
+    let table = Table::new([(pattern, 0), (rest, 1)]);
+    let first = if expected { Some(0) } else { (name != "$binary").then_some(1) };
+    assert_eq!(table.find(name).copied(), first);
+}
+
+fn checked(text: &str, message: &Value) {
+    let text = match text.as_bytes() {
+        [digit @ b'0'..=b'9'] => OURS[usize::from(digit - b'0') % OURS.len()],
+        _ => text,
+    };
+    let Ok(document) = serde_json::from_str(text) else { return };
+    let root = "file:///schemas/a.json";
+    let Ok(schema) = Schema::compile(root, &BTreeMap::from([(root.to_owned(), document)])) else { return };
+    let Err(violations) = schema.check(message) else { return };
+    assert!((1..=VIOLATIONS_MAX).contains(&violations.len()), "{} violations", violations.len());
+    for violation in violations {
+        assert!(violation.message.len() <= VIOLATION_BYTES_MAX, "{} bytes", violation.message.len());
+        assert!(message.pointer(&violation.pointer).is_some(), "no {} in {message}", violation.pointer);
+    }
+}

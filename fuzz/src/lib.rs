@@ -1,0 +1,28 @@
+//! The body of every fuzz target: a plain function over bytes that panics where a property does not hold. libFuzzer calls it from
+//! `fuzz_targets/`, and the ordinary test `tests/fuzz.rs` replays the corpus with it. Whatever input is text stays text, so that a
+//! seed can be read and written by hand.
+
+pub mod answers;
+mod check;
+pub mod commands;
+pub mod config;
+pub mod decode;
+pub mod frames;
+pub mod machine;
+pub mod queue;
+pub mod templates;
+
+/// What a target does with an input.
+pub type Run = fn(&[u8]);
+
+/// Every target by its name, which is also that of its corpus.
+pub const TARGETS: &[(&str, Run)] = &[
+    ("answers", answers::run),
+    ("commands", commands::run),
+    ("config", config::run),
+    ("decode", decode::run),
+    ("frames", frames::run),
+    ("machine", machine::run),
+    ("queue", queue::run),
+    ("templates", templates::run),
+];
