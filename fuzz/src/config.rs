@@ -55,6 +55,8 @@ fn loaded(text: &str) {
 /// The place is in the text, or just behind its end.
 fn has_a_place(text: &str, problem: &Problem) {
     let place = problem.place;
+    // YAML's line ends.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let lines: Vec<&str> = text.split('\n').collect();
     let line = place.line.checked_sub(1).and_then(|at| usize::try_from(at).ok());
     let Some(line) = line else { panic!("no line: {problem:?}") };
