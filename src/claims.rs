@@ -96,7 +96,7 @@ pub struct GroupRule {
 
 /// True if claims may be in a group: the first rule whose pattern takes its name decides; without one nothing is asked.
 pub fn may_join(rules: &[GroupRule], claims: Option<&Value>, group: &str) -> bool {
-    let Some(rule) = rules.iter().find(|rule| rule.group.matches(group)) else { return true };
+    let Some(rule) = rules.iter().find(|rule| rule.group.matches_text(group)) else { return true };
     rule.require.unmet_for(claims, star_of(&rule.group, group)).is_none()
 }
 
@@ -159,5 +159,10 @@ mod tests {
         assert!(may("room:1") && may("room:2") && may("lobby"));
         assert!(!may("room:3") && !may("room:") && !may("staff") && !may("room:*"));
         assert!(!may_join(&rules, None, "room:1"));
+        let all = [rule("*", &[("role", &["staff"])])];
+        assert!(
+            !may_join(&all, Some(&claims), "$binary"),
+            "a name that is reserved for events is a group like any other"
+        );
     }
 }

@@ -47,7 +47,8 @@ impl Pattern {
         self.matches_text(name)
     }
 
-    fn matches_text(&self, name: &str) -> bool {
+    /// True if the pattern takes this text, which is no event name: nothing is reserved in it.
+    pub fn matches_text(&self, name: &str) -> bool {
         let [first, middle @ .., last] = &*self.parts else { return &*self.text == name };
         let Some(rest) = name.strip_prefix(&**first) else { return false };
         let Some(mut rest) = rest.strip_suffix(&**last) else { return false };
