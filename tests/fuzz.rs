@@ -57,6 +57,11 @@ fn templates() {
 }
 
 #[test]
+fn tokens() {
+    replay("tokens");
+}
+
+#[test]
 fn every_target_has_a_small_corpus_and_a_binary() {
     let names: BTreeSet<_> = targets::TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let stems = |folder: &str| -> BTreeSet<String> {

@@ -8,9 +8,11 @@ pub mod commands;
 pub mod config;
 pub mod decode;
 pub mod frames;
+mod json;
 pub mod machine;
 pub mod queue;
 pub mod templates;
+pub mod tokens;
 
 /// What a target does with an input.
 pub type Run = fn(&[u8]);
@@ -25,4 +27,5 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("machine", machine::run),
     ("queue", queue::run),
     ("templates", templates::run),
+    ("tokens", tokens::run),
 ];

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use holdfast::codes::{Cause, CloseCode};
 use holdfast::message::{Ending, Payload};
 use holdfast::session::Machine;
-use holdfast::session::machine::{Due, Received, Settings};
+use holdfast::session::machine::{Due, Expiry, Received, Settings};
 
 /// What each waiting message counts beside its payload.
 const OVERHEAD_BYTES: usize = 64;
@@ -54,6 +54,7 @@ struct Model {
     /// Messages let through since the rate last changed, and when that was.
     let_through: u64,
     rated_ms: u64,
+    expiry: Option<Expiry>,
 }
 
 impl Model {
@@ -72,11 +73,12 @@ impl Model {
             ending: None,
             let_through: 0,
             rated_ms: 0,
+            expiry: None,
         }
     }
 
     fn step(&mut self, what: u8, how_much: u8) {
-        match what % 12 {
+        match what % 14 {
             0..=2 => self.message(usize::from(how_much) * 4),
             3 => self.start(usize::from(how_much % 8) + 1),
             4 if self.running > 0 => {
@@ -89,8 +91,25 @@ impl Model {
             8 => self.machine.sent(self.now_ms),
             9 => self.invalid(),
             10 => self.end(how_much),
-            _ => self.change(how_much),
+            11 => self.change(how_much),
+            12 => self.token(),
+            _ => self.expire(u64::from(how_much)),
         }
+    }
+
+    fn token(&mut self) {
+        let received = self.machine.on_token(self.now_ms);
+        if self.came_in(received) {
+            self.holds_the_rate();
+        }
+    }
+
+    /// A token came that ends, or that does not.
+    fn expire(&mut self, how: u64) {
+        let ends_ms = self.now_ms + how * 16;
+        let expiry = (how > 0).then(|| Expiry { ends_ms, warn_ms: (how % 2 == 1).then_some(ends_ms - how * 4) });
+        self.machine.set_expiry(expiry);
+        self.expiry = expiry;
     }
 
     fn message(&mut self, len: usize) {
@@ -98,23 +117,25 @@ impl Model {
         if !self.machine.wants_messages() && self.phase == 0 {
             return;
         }
-        match self.machine.on_message(self.now_ms, Payload::text("x".repeat(len))) {
-            Received::Ignored => assert!(self.phase > 0),
-            Received::RateLimited { seq, retry_after_ms } => {
-                assert!(self.phase == 0 && self.settings.messages_per_second.is_some());
-                self.seq += 1;
-                assert_eq!(seq, self.seq);
-                assert!((1..=1000).contains(&retry_after_ms), "{retry_after_ms} ms");
-            }
-            Received::Queued => {
-                assert_eq!(self.phase, 0);
-                self.seq += 1;
-                self.let_through += 1;
-                self.waiting.push_back((self.seq, len, self.now_ms));
-                self.waiting_bytes += len + OVERHEAD_BYTES;
-                self.holds_the_rate();
-            }
+        let received = self.machine.on_message(self.now_ms, Payload::text("x".repeat(len)));
+        if self.came_in(received) {
+            self.waiting.push_back((self.seq, len, self.now_ms));
+            self.waiting_bytes += len + OVERHEAD_BYTES;
+            self.holds_the_rate();
         }
+    }
+
+    /// True if what came in counts and is within the rate.
+    fn came_in(&mut self, received: Received) -> bool {
+        assert_eq!(received == Received::Ignored, self.phase > 0);
+        self.seq += u64::from(self.phase == 0);
+        if let Received::RateLimited { seq, retry_after_ms } = received {
+            assert!(self.settings.messages_per_second.is_some(), "nothing is limited");
+            assert_eq!(seq, self.seq);
+            assert!((1..=1000).contains(&retry_after_ms), "{retry_after_ms} ms");
+        }
+        self.let_through += u64::from(received == Received::Queued);
+        received == Received::Queued
     }
 
     /// A burst of one second's worth, and the rate from there on.
@@ -157,7 +178,7 @@ impl Model {
 
     /// Asks until nothing is due, as the task's alarm does; that ends soon, and the next deadline is later.
     fn on_time(&mut self) {
-        for _ in 0..4 {
+        for _ in 0..5 {
             match self.machine.on_time(self.now_ms) {
                 Due::Nothing => {
                     let next = self.machine.next_deadline_ms();
@@ -165,8 +186,16 @@ impl Model {
                     return;
                 }
                 Due::Ping => assert_eq!(self.phase, 0),
+                Due::TokenEnding { left_ms } => {
+                    let expiry = self.expiry.as_mut().expect("a token that ends");
+                    assert!(expiry.warn_ms.take().is_some_and(|warn_ms| warn_ms <= self.now_ms), "said once, when due");
+                    assert_eq!((self.phase, self.now_ms + left_ms), (0, expiry.ends_ms));
+                }
                 Due::Close(ending) => {
                     assert!(self.phase < 2, "a close that is under way");
+                    if ending.code == CloseCode::TOKEN_EXPIRED {
+                        assert!(self.expiry.is_some_and(|expiry| expiry.ends_ms <= self.now_ms));
+                    }
                     self.close(ending);
                 }
                 Due::GiveUp => {
@@ -246,6 +275,9 @@ impl Model {
         assert_eq!((machine.is_serving(), machine.is_gone()), (self.phase < 2, self.phase == 3));
         assert_eq!(machine.wants_messages(), self.phase == 0 && self.waiting_bytes < self.settings.receive_buffer);
         assert_eq!(machine.next_deadline_ms().is_none(), self.phase == 3);
+        let has_ended =
+            self.expiry.is_some_and(|expiry| machine.next_deadline_ms().is_some_and(|next| next > expiry.ends_ms));
+        assert!(self.phase > 0 || !has_ended, "an end that is slept through");
         assert!(self.waiting_bytes <= 255 * 16 + PAYLOAD_BYTES_MAX + OVERHEAD_BYTES, "read ahead too far");
         match &self.ending {
             Some(ending) => assert_eq!(&machine.ending(), ending, "the first ending counts"),

@@ -3,9 +3,8 @@
 
 use holdfast::routing::template::TEMPLATE_BYTES_MAX;
 use holdfast::routing::{Template, Unfit, Values};
-use serde_json::Value;
 
-use super::check;
+use super::{check, json};
 
 const ENDPOINT: &str = "/ws.v1";
 const CONNECTION: &str = "abcdefgh-abcdefghijkmnopqrstu";
@@ -36,8 +35,8 @@ pub fn run(data: &[u8]) {
         Ok(key) => rendered(text, &template, &values, &key),
         Err(Unfit::NoUser) => assert!(values.user.is_none()),
         Err(Unfit::NoValue(pointer)) => {
-            let body: Option<Value> = serde_json::from_slice(rest).ok();
-            let value = body.as_ref().and_then(|body| body.pointer(&pointer));
+            let body = json::parse(rest).ok().filter(|body| !body.repeats);
+            let value = body.as_ref().and_then(|body| body.value.pointer(&pointer));
             assert!(!value.is_some_and(|value| value.is_number() || value.is_boolean()), "{pointer} has a value");
         }
         Err(Unfit::TooLong) => {}

@@ -1,67 +1,81 @@
-//! Plain and slow answers to what routing answers fast.
+//! JSON read plainly: what a text means, whether it repeats a key, and whether it is JSON at all.
 
 use serde_json::{Map, Value};
 
-/// Parses whole JSON; of a repeated key the first value counts.
-pub fn first_of_repeated(json: &[u8]) -> Result<Value, serde_json::Error> {
-    serde_json::from_slice::<First>(json).map(|first| first.0)
+/// A whole text.
+pub struct Whole {
+    /// Of a repeated key the first value counts.
+    pub value: Value,
+    /// Some object has a key twice, which two readers may take for different values.
+    pub repeats: bool,
 }
 
-struct First(Value);
+/// Parses a whole text.
+pub fn parse(json: &[u8]) -> Result<Whole, serde_json::Error> {
+    serde_json::from_slice(json)
+}
 
-impl<'de> serde::Deserialize<'de> for First {
+impl<'de> serde::Deserialize<'de> for Whole {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(FirstVisitor).map(First)
+        deserializer.deserialize_any(WholeVisitor)
     }
 }
 
-struct FirstVisitor;
+impl<T: Into<Value>> From<T> for Whole {
+    fn from(value: T) -> Self {
+        Self { value: value.into(), repeats: false }
+    }
+}
 
-impl<'de> serde::de::Visitor<'de> for FirstVisitor {
-    type Value = Value;
+struct WholeVisitor;
+
+impl<'de> serde::de::Visitor<'de> for WholeVisitor {
+    type Value = Whole;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("any JSON value")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+    fn visit_str<E>(self, text: &str) -> Result<Whole, E> {
         Ok(text.into())
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+    fn visit_bool<E>(self, value: bool) -> Result<Whole, E> {
         Ok(value.into())
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+    fn visit_i64<E>(self, number: i64) -> Result<Whole, E> {
         Ok(number.into())
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+    fn visit_u64<E>(self, number: u64) -> Result<Whole, E> {
         Ok(number.into())
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+    fn visit_f64<E>(self, number: f64) -> Result<Whole, E> {
         Ok(number.into())
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<Whole, E> {
+        Ok(Value::Null.into())
     }
 
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(First(value)) = seq.next_element()? {
-            list.push(value);
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Whole, A::Error> {
+        let (mut list, mut repeats) = (Vec::new(), false);
+        while let Some(whole) = seq.next_element::<Whole>()? {
+            repeats |= whole.repeats;
+            list.push(whole.value);
         }
-        Ok(list.into())
+        Ok(Whole { value: list.into(), repeats })
     }
 
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some((key, First(value))) = entries.next_entry::<String, First>()? {
-            map.entry(key).or_insert(value);
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<Whole, A::Error> {
+        let (mut map, mut repeats) = (Map::new(), false);
+        while let Some((key, whole)) = entries.next_entry::<String, Whole>()? {
+            repeats |= whole.repeats | map.contains_key(&key);
+            map.entry(key).or_insert(whole.value);
         }
-        Ok(map.into())
+        Ok(Whole { value: map.into(), repeats })
     }
 }
 
@@ -193,19 +207,4 @@ impl Scan<'_> {
         self.rest = rest;
         Some(*first)
     }
-}
-
-/// True if the pattern takes the name: row by row, as one learns it.
-pub fn matches_plainly(pattern: &[u8], name: &[u8]) -> bool {
-    let mut row = vec![false; name.len() + 1];
-    row[0] = true;
-    for part in pattern {
-        let mut next = vec![false; name.len() + 1];
-        next[0] = *part == b'*' && row[0];
-        for at in 0..name.len() {
-            next[at + 1] = if *part == b'*' { row[at + 1] || next[at] } else { row[at] && *part == name[at] };
-        }
-        row = next;
-    }
-    row[name.len()]
 }
