@@ -100,10 +100,12 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<SocketAddr>> {
     values(headers, "forwarded").map(for_of).collect()
 }
 
-/// The comma-separated members of a header that may repeat.
+/// The comma-separated members of a header that may repeat. Each is read by itself: whatever a client wrote before it, what a proxy
+/// added counts.
 fn values<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(HeaderName::from_static(name)).into_iter();
-    values.flat_map(|value| value.to_str().unwrap_or("?").split(','))
+    let members = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    members.map(|member| std::str::from_utf8(member).unwrap_or("?"))
 }
 
 /// An address with or without a port; IPv6 in brackets or not.
@@ -139,6 +141,7 @@ mod tests {
         assert_eq!(xff("10.0.0.1:5", &["6.6.6.6", "192.0.2.9:77"]), "192.0.2.9:77");
         assert_eq!(xff("10.0.0.1:5", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3:0", "inside all the way");
         assert_eq!(xff("10.0.0.1:5", &["6.6.6.6, nonsense"]), "10.0.0.1:5");
+        assert_eq!(xff("10.0.0.1:5", &["\u{e9}, 192.0.2.9"]), "192.0.2.9:0", "what it wrote hides nothing");
         assert_eq!(xff("10.0.0.1:5", &[]), "10.0.0.1:5");
         assert_eq!(xff("[::ffff:10.0.0.1]:5", &["2001:db8::1"]), "[2001:db8::1]:0");
     }
