@@ -17,6 +17,11 @@ const FILES_MAX: usize = 50;
 const CORPUS_BYTES_MAX: u64 = 300_000;
 
 #[test]
+fn addresses() {
+    replay("addresses");
+}
+
+#[test]
 fn answers() {
     replay("answers");
 }

@@ -3,7 +3,6 @@
 //! decoder of RFC 6455 that sees the whole wire at once; what went in on the other side is decoded again.
 
 mod oracle;
-mod pipe;
 
 use std::task::{Context, Poll, Waker};
 
@@ -14,8 +13,8 @@ use holdfast::session::machine::{Machine, Received};
 use holdfast::session::socket::{Incoming, Socket, Written};
 
 use super::machine::settings;
+use super::pipe::Pipe;
 use oracle::{Event, Frame};
-use pipe::Pipe;
 
 const LIMITS: [usize; 8] = [1, 16, 125, 126, 127, 1000, 65_535, 70_000];
 const QUEUED_MAX: usize = 100;
@@ -80,7 +79,7 @@ impl<'a> Peer<'a> {
             1 => self.feed(how_much * 64),
             2 => drop(self.read()),
             3 => self.pipe.ends().room += how_much * how_much,
-            4 => self.queue(how_much * how_much * 80),
+            4 => self.queue(how_much),
             5 if self.close.is_none() && !self.is_over => self.socket.ping(&mut context()),
             6 => self.flush(),
             _ if how_much == 1 => self.close(),
@@ -159,13 +158,19 @@ impl<'a> Peer<'a> {
         self.socket.drop_queued();
     }
 
-    fn queue(&mut self, len: usize) {
+    fn queue(&mut self, how_much: usize) {
+        // Sizes on both sides of where a frame's header grows.
+        let len = match how_much {
+            30 => 125,
+            31 => 65_533,
+            32 => 65_535,
+            _ => how_much * how_much / 2,
+        };
         if self.queued.len() < QUEUED_MAX && self.close.is_none() && !self.is_over {
-            let number = self.queued.len().to_string();
-            let payload = if len.is_multiple_of(160) {
-                Payload::text("t".repeat(len) + &number)
-            } else {
-                Payload::binary(number)
+            let number = self.queued.len();
+            let payload = match number % 2 {
+                0 => Payload::text(format!("{number:0len$}")),
+                _ => Payload::binary(format!("{number:0len$}")),
             };
             self.queued.push(payload.clone());
             self.socket.queue(payload);

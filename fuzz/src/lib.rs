@@ -2,6 +2,7 @@
 //! `fuzz_targets/`, and the ordinary test `tests/fuzz.rs` replays the corpus with it. Whatever input is text stays text, so that a
 //! seed can be read and written by hand.
 
+pub mod addresses;
 pub mod answers;
 mod check;
 pub mod commands;
@@ -10,6 +11,7 @@ pub mod decode;
 pub mod frames;
 mod json;
 pub mod machine;
+mod pipe;
 pub mod queue;
 pub mod templates;
 pub mod tokens;
@@ -19,6 +21,7 @@ pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
 pub const TARGETS: &[(&str, Run)] = &[
+    ("addresses", addresses::run),
     ("answers", answers::run),
     ("commands", commands::run),
     ("config", config::run),

@@ -36,7 +36,8 @@ impl AsyncRead for Pipe {
             return Poll::Pending;
         }
         let count = ends.input.len().min(buffer.remaining());
-        ends.input.drain(..count).for_each(|byte| buffer.put_slice(&[byte]));
+        buffer.put_slice(&ends.input.make_contiguous()[..count]);
+        ends.input.drain(..count);
         Poll::Ready(Ok(()))
     }
 }

@@ -134,7 +134,8 @@ fn on_control(frame: Frame) -> Event {
 
 fn close(code: u16, reason: &str) -> Event {
     match code {
-        1000..=1003 | 1007..=1014 | 3000..=4999 => Event::Close(code, reason.to_owned()),
+        // 1014 was registered last, and is a gateway's word: tungstenite does not take it from a client.
+        1000..=1003 | 1007..=1013 | 3000..=4999 => Event::Close(code, reason.to_owned()),
         _ => Event::Close(1002, "Protocol violation".to_owned()),
     }
 }
