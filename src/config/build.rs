@@ -70,7 +70,9 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn problem(&mut self, entry: &Entry, problem: impl Into<String>, hint: impl Into<Option<String>>) {
-        if !self.faulty.contains(&entry.path) {
+        // Where a whole map could not be read, what would be in it has no place, and nothing more is said of it.
+        let is_of_faulty = entry.place.line == 0 && !self.faulty.is_empty();
+        if !is_of_faulty && !self.faulty.contains(&entry.path) {
             let (place, path) = (entry.place, entry.path.clone());
             self.problems.push(Problem { place, path, problem: problem.into(), hint: hint.into() });
         }

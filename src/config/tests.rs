@@ -68,6 +68,14 @@ endpoints:
 }
 
 #[test]
+fn a_map_that_cannot_be_read_is_one_problem_with_its_place() {
+    for key in ["admin", "drain", "log", "handshake", "tracing"] {
+        let lines = lines(&format!("{key}: nonsense\n{MINIMAL}"));
+        assert_eq!(lines, [format!("h.yaml:1:{}: {key}: expected a map, found a text", key.len() + 3)]);
+    }
+}
+
+#[test]
 fn every_kind_of_problem_is_named() {
     for (old, new, says) in [
         ("path: /ws", "path: ws", "expected a URL path such as `/ws`"),
