@@ -41,7 +41,7 @@ fn header(header: AddressHeader, name: &'static str, before: &str, lines: &[u8])
     // The proxy adds what it knows: as a line of its own, or behind the last one's comma.
     let client = IpAddr::from(CLIENT);
     let word = format!("{before}{client}");
-    let last = headers.get_all(name).iter().last().map(|value| value.as_bytes().to_vec());
+    let last = headers.get_all(name).iter().next_back().map(|value| value.as_bytes().to_vec());
     let mut with_line = headers.clone();
     with_line.append(name, HeaderValue::from_str(&word).expect("a value"));
     assert_eq!(settings.client_of(proxy, &with_line).ip(), client, "{headers:?}");
