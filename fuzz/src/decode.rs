@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast::limits::json::JsonLimits;
 use holdfast::routing::{Found, Pattern, Pointer, Table};
 use holdfast::schema::{Schema, VIOLATIONS_MAX};
 use serde_json::Value;
@@ -27,8 +28,11 @@ pub fn run(data: &[u8]) {
     };
     let name = found(pointer, rest);
     matched(pattern, &name.unwrap_or_else(|| String::from_utf8_lossy(rest).into_owned()));
-    if let Ok(message) = serde_json::from_slice(rest) {
-        checked(schema, &message);
+    if let Ok(whole) = json::parse(rest) {
+        if !whole.repeats {
+            measured(rest, &whole.value);
+        }
+        checked(schema, &whole.value);
     }
 }
 
@@ -82,6 +86,28 @@ fn checked(text: &str, message: &Value) {
         assert!(violation.message.len() <= VIOLATION_BYTES_MAX, "{} bytes", violation.message.len());
         assert!(message.pointer(&violation.pointer).is_some(), "no {} in {message}", violation.pointer);
     }
+}
+
+/// The structure that is counted before anything is parsed is that of what is parsed.
+fn measured(message: &[u8], value: &Value) {
+    let (depth, values) = measure(value);
+    for (limits, expected) in [
+        (JsonLimits { depth: 5, values: None }, depth <= 5),
+        (JsonLimits { depth: 1000, values: Some(12) }, values <= 12),
+        (JsonLimits { depth, values: Some(values) }, true),
+    ] {
+        assert_eq!(limits.check(message).is_ok(), expected, "{limits:?}: {depth} deep, {values} values: {value}");
+    }
+}
+
+fn measure(value: &Value) -> (usize, usize) {
+    let inside: Vec<_> = match value {
+        Value::Array(list) => list.iter().map(measure).collect(),
+        Value::Object(map) => map.values().map(measure).collect(),
+        _ => return (0, 0),
+    };
+    let depth = inside.iter().map(|(depth, _)| depth + 1).max().unwrap_or(1);
+    (depth, inside.iter().map(|(_, values)| values + 1).sum())
 }
 
 /// True if the pattern takes the name: row by row, as one learns it.

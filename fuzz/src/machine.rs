@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use holdfast::codes::{Cause, CloseCode};
+use holdfast::limits::{Meters, Rate, Rates};
 use holdfast::message::{Ending, Payload};
 use holdfast::session::Machine;
 use holdfast::session::machine::{Due, Expiry, Received, Settings};
@@ -15,7 +16,7 @@ const PAYLOAD_BYTES_MAX: usize = 4 * 255;
 
 pub fn run(data: &[u8]) {
     let Some((head, steps)) = data.split_at_checked(8) else { return };
-    let mut model = Model::new(settings(head));
+    let mut model = Model::new(settings(head), rates(head));
     for step in steps.chunks_exact(2).take(STEPS_MAX) {
         model.step(step[0], step[1]);
         model.check();
@@ -32,9 +33,36 @@ pub fn settings(bytes: &[u8]) -> Settings {
         idle_timeout_ms: (byte(3) > 0).then(|| 10 + byte(3) * 64),
         lifetime_ms: (byte(4) > 0).then(|| 10 + byte(4) * 256),
         receive_buffer: 1 + usize::from(bytes.get(5).copied().unwrap_or_default()) * 16,
-        messages_per_second: bytes.get(6).copied().filter(|byte| *byte > 0).map(u32::from),
         invalid_messages: bytes.get(7).copied().filter(|byte| *byte > 0).map(|byte| u32::from(byte) - 1),
         close_timeout_ms: 3_000,
+    }
+}
+
+/// Rates from bytes: of messages, with a burst of their own or without one, and of bytes.
+fn rates(bytes: &[u8]) -> Rates {
+    let byte = |at: usize| bytes.get(at).copied().map(u32::from).filter(|byte| *byte > 0);
+    let messages = byte(6).map(|rate| Rate::new(rate, (rate % 2 == 1).then_some(rate / 4)));
+    Rates { messages, bytes: byte(4).map(|rate| Rate::new(rate * 16, None)) }
+}
+
+/// A bucket that leaks, in thousandths.
+struct Leaky {
+    rate: Rate,
+    level: u64,
+    at_ms: u64,
+}
+
+impl Leaky {
+    fn new(rate: Rate) -> Self {
+        Self { rate, level: 0, at_ms: 0 }
+    }
+
+    /// The level as it would be, and the milliseconds until it may be.
+    fn after(&self, now_ms: u64, amount: usize) -> (u64, u64) {
+        let (pace, most) = (u64::from(self.rate.per_second()), u64::from(self.rate.burst()) * 1000);
+        let left = self.level.saturating_sub((now_ms - self.at_ms) * pace);
+        let level = left + (amount as u64 * 1000).min(most);
+        (level, level.saturating_sub(most).div_ceil(pace))
     }
 }
 
@@ -51,15 +79,14 @@ struct Model {
     /// 0 open, 1 finishing, 2 closing, 3 gone; and what it ends with.
     phase: u8,
     ending: Option<Ending>,
-    /// Messages let through since the rate last changed, and when that was.
-    let_through: u64,
-    rated_ms: u64,
+    /// What messages are held against: their number, their bytes.
+    buckets: [Option<Leaky>; 2],
     expiry: Option<Expiry>,
 }
 
 impl Model {
-    fn new(settings: Settings) -> Self {
-        Self {
+    fn new(settings: Settings, rates: Rates) -> Self {
+        let mut model = Self {
             machine: Machine::new(settings, 0),
             settings,
             now_ms: 0,
@@ -71,10 +98,17 @@ impl Model {
             invalid: 0,
             phase: 0,
             ending: None,
-            let_through: 0,
-            rated_ms: 0,
+            buckets: [None, None],
             expiry: None,
-        }
+        };
+        model.meter(rates);
+        model
+    }
+
+    fn meter(&mut self, rates: Rates) {
+        self.buckets = [rates.messages.map(Leaky::new), rates.bytes.map(Leaky::new)];
+        let is_limited = self.buckets.iter().any(Option::is_some);
+        self.machine.set_meters(is_limited.then(|| Meters::own(rates)));
     }
 
     fn step(&mut self, what: u8, how_much: u8) {
@@ -92,15 +126,11 @@ impl Model {
             9 => self.invalid(),
             10 => self.end(how_much),
             11 => self.change(how_much),
-            12 => self.token(),
+            12 => {
+                let received = self.machine.on_token(self.now_ms, usize::from(how_much));
+                self.came_in(received, usize::from(how_much));
+            }
             _ => self.expire(u64::from(how_much)),
-        }
-    }
-
-    fn token(&mut self) {
-        let received = self.machine.on_token(self.now_ms);
-        if self.came_in(received) {
-            self.holds_the_rate();
         }
     }
 
@@ -118,32 +148,38 @@ impl Model {
             return;
         }
         let received = self.machine.on_message(self.now_ms, Payload::text("x".repeat(len)));
-        if self.came_in(received) {
+        if self.came_in(received, len) {
             self.waiting.push_back((self.seq, len, self.now_ms));
             self.waiting_bytes += len + OVERHEAD_BYTES;
-            self.holds_the_rate();
         }
     }
 
-    /// True if what came in counts and is within the rate.
-    fn came_in(&mut self, received: Received) -> bool {
-        assert_eq!(received == Received::Ignored, self.phase > 0);
-        self.seq += u64::from(self.phase == 0);
-        if let Received::RateLimited { seq, retry_after_ms } = received {
-            assert!(self.settings.messages_per_second.is_some(), "nothing is limited");
-            assert_eq!(seq, self.seq);
-            assert!((1..=1000).contains(&retry_after_ms), "{retry_after_ms} ms");
+    /// True if what came in counts and is within the rates.
+    fn came_in(&mut self, received: Received, bytes: usize) -> bool {
+        if self.phase > 0 {
+            assert_eq!(received, Received::Ignored);
+            return false;
         }
-        self.let_through += u64::from(received == Received::Queued);
-        received == Received::Queued
-    }
-
-    /// A burst of one second's worth, and the rate from there on.
-    fn holds_the_rate(&self) {
-        let Some(rate) = self.settings.messages_per_second.map(u64::from) else { return };
-        let step_us = 1_000_000 / rate;
-        let most = (1_000_000 + (self.now_ms - self.rated_ms) * 1000) / step_us + 1;
-        assert!(self.let_through <= most, "{} messages, at most {most}", self.let_through);
+        self.seq += 1;
+        let now_ms = self.now_ms;
+        let waits = self
+            .buckets
+            .iter()
+            .zip([1, bytes])
+            .flat_map(|(bucket, amount)| Some(bucket.as_ref()?.after(now_ms, amount).1));
+        let wait_ms = waits.max().unwrap_or_default();
+        if let Received::Limited { seq, excess } = received {
+            assert_eq!((seq, excess.retry_after_ms), (self.seq, wait_ms), "refused for as long as it has to be");
+            assert!(wait_ms > 0);
+            return false;
+        }
+        assert_eq!((received, wait_ms), (Received::Queued, 0), "over a rate");
+        for (bucket, amount) in self.buckets.iter_mut().zip([1, bytes]) {
+            if let Some(bucket) = bucket {
+                (bucket.level, bucket.at_ms) = (bucket.after(now_ms, amount).0, now_ms);
+            }
+        }
+        true
     }
 
     fn start(&mut self, window: usize) {
@@ -258,13 +294,11 @@ impl Model {
     }
 
     fn change(&mut self, how: u8) {
-        let changed = settings(&[how, 255 - how, how, how / 2, how, how, how / 4, how]);
-        // The rate counts from a change on, less the burst that was already used.
-        if changed.messages_per_second != self.settings.messages_per_second {
-            (self.let_through, self.rated_ms) = (0, self.now_ms);
-        }
+        let bytes = [how, 255 - how, how, how / 2, how, how, how / 4, how];
+        let changed = settings(&bytes);
         self.settings = changed;
         self.machine.set_settings(changed);
+        self.meter(rates(&bytes));
     }
 
     fn check(&self) {
