@@ -18,7 +18,7 @@ use crate::harness::{Process, Upstream, eventually, yaml};
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * 1024;
 /// The longest that the other client may wait for one answer. Tests share a few cores, unoptimised: their own slowness is in it.
-const WAIT_MAX: Duration = Duration::from_secs(4);
+const WAIT_MAX: Duration = Duration::from_secs(5);
 const ROUTES: &str = "routes: [{event: \"*\", upstream: app}]";
 
 /// A process under attack, and a client beside the attackers.
