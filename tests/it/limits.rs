@@ -368,7 +368,7 @@ async fn a_token_s_user_with_too_many_connections_is_refused_before_the_applicat
     let message = json!({"type": "holdfast.auth", "token": token}).to_string();
     let mut late = holdfast.connect().await;
     late.send(&message).await;
-    assert_eq!(late.closed().await, (4503, "refused with 429".to_owned()));
+    assert_eq!(late.closed().await, (1013, "refused with 429".to_owned()));
     assert_eq!(app.calls_of("connect").len(), 1, "nobody was asked about the others");
     first.close().await;
     app.wait_for("disconnect", 1).await;
