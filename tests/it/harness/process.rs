@@ -110,6 +110,14 @@ impl Process {
         self.status("VmRSS:")
     }
 
+    /// Time that its threads have run, whatever else the machine does: user and system, in steps of 10 ms.
+    pub fn cpu_time(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.0.id())).expect("a running process");
+        let (_, fields) = text.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks"));
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     pub fn peak_bytes(&self) -> u64 {
         self.status("VmHWM:")
     }
