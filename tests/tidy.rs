@@ -270,6 +270,28 @@ fn the_architecture_page_names_every_module_and_stays_short() {
     }
 }
 
+#[test]
+fn the_tests_that_the_security_page_names_exist() {
+    let page = fs::read_to_string(root().join("docs/security.md")).expect("docs/security.md");
+    let mut code = String::new();
+    let mut folders = vec![root().join("src"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            match entry.is_dir() {
+                true => folders.push(entry),
+                false => code.push_str(&fs::read_to_string(entry).unwrap_or_default()),
+            }
+        }
+    }
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).filter(|text| text.contains("::")).collect();
+    let tests = named.iter().filter(|name| !name.starts_with("holdfast::"));
+    let missing: Vec<_> = tests
+        .filter(|name| !name.rsplit("::").next().is_some_and(|test| code.contains(&format!("fn {test}("))))
+        .collect();
+    assert!(missing.is_empty(), "docs/security.md names tests that are not there: {missing:#?}");
+    assert!(named.len() > 40, "found {} tests named", named.len());
+}
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
