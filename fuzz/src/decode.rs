@@ -13,11 +13,13 @@ use super::{check, json};
 
 /// Bytes of one violation's words: the limit, and the ellipsis.
 const VIOLATION_BYTES_MAX: usize = 203;
-const OURS: [&str; 3] = [
+const OURS: [&str; 4] = [
     r#"{"type":"object","properties":{"type":{"type":"string","maxLength":8},"n":{"multipleOf":3}},"required":["type"]}"#,
     r##"{"$defs":{"a":{"anyOf":[{"type":"string","format":"date-time"},{"items":{"$ref":"#/$defs/a"}}]}},"$ref":"#/$defs/a"}"##,
     r#"{"patternProperties":{"^(a+)+$":{"pattern":"^(x*)*y$"}},"unevaluatedProperties":false,"uniqueItems":true}"#,
+    UNIQUE,
 ];
+const UNIQUE: &str = r#"{"uniqueItems":true}"#;
 
 pub fn run(data: &[u8]) {
     let mut rest = data;
@@ -48,7 +50,11 @@ fn found(text: &str, message: &[u8]) -> Option<String> {
     };
     match (&result, json::parse(message)) {
         (Ok(_), Ok(whole)) => {
-            assert_eq!(name.as_deref(), whole.value.pointer(text).and_then(Value::as_str), "{text} in {utf8}");
+            // Whichever of a repeated key's values a reader takes, it finds the same name: on the way to it no key is repeated.
+            let last: Value = serde_json::from_slice(message).expect("JSON");
+            for value in [&whole.value, &last] {
+                assert_eq!(name.as_deref(), value.pointer(text).and_then(Value::as_str), "{text} in {utf8}");
+            }
         }
         // What is skipped is not built, so numbers out of range, lone surrogates and depth in there are nobody's affair; but it
         // is JSON.
@@ -80,11 +86,41 @@ fn checked(text: &str, message: &Value) {
     let Ok(document) = serde_json::from_str(text) else { return };
     let root = "file:///schemas/a.json";
     let Ok(schema) = Schema::compile(root, &BTreeMap::from([(root.to_owned(), document)])) else { return };
-    let Err(violations) = schema.check(message) else { return };
+    let checked = schema.check(message);
+    if text == UNIQUE {
+        assert_eq!(checked.is_err(), repeats_an_item(message), "{message}");
+    }
+    let Err(violations) = checked else { return };
     assert!((1..=VIOLATIONS_MAX).contains(&violations.len()), "{} violations", violations.len());
     for violation in violations {
         assert!(violation.message.len() <= VIOLATION_BYTES_MAX, "{} bytes", violation.message.len());
         assert!(message.pointer(&violation.pointer).is_some(), "no {} in {message}", violation.pointer);
+    }
+}
+
+/// Every item beside every other.
+fn repeats_an_item(message: &Value) -> bool {
+    let items = message.as_array().map(Vec::as_slice).unwrap_or_default();
+    items.iter().enumerate().any(|(at, item)| items[..at].iter().any(|before| is_equal(item, before)))
+}
+
+/// Equal as JSON Schema says it: a number is what it is worth, however it is written.
+fn is_equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) if a.is_f64() == b.is_f64() => {
+            a == b || (a.is_f64() && a.as_f64() == b.as_f64())
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            let (float, integer) = if a.is_f64() { (a, b) } else { (b, a) };
+            // A whole float in decimals, which is exact; zero has no sign.
+            let is_worth = |float: f64| float.fract() == 0.0 && format!("{:.0}", float + 0.0) == integer.to_string();
+            float.as_f64().is_some_and(is_worth)
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| is_equal(a, b)))
+        }
+        _ => a == b,
     }
 }
 

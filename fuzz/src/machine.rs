@@ -11,6 +11,7 @@ use holdfast::session::machine::{Due, Expiry, Received, Settings};
 
 /// What each waiting message counts beside its payload.
 const OVERHEAD_BYTES: usize = 64;
+const CONTROL_FRAMES_PER_SECOND: u32 = 100;
 const STEPS_MAX: usize = 4000;
 const PAYLOAD_BYTES_MAX: usize = 4 * 255;
 
@@ -82,6 +83,8 @@ struct Model {
     /// What messages are held against: their number, their bytes.
     buckets: [Option<Leaky>; 2],
     expiry: Option<Expiry>,
+    control_second: u64,
+    control_frames: u32,
 }
 
 impl Model {
@@ -100,6 +103,8 @@ impl Model {
             ending: None,
             buckets: [None, None],
             expiry: None,
+            control_second: 0,
+            control_frames: 0,
         };
         model.meter(rates);
         model
@@ -112,7 +117,7 @@ impl Model {
     }
 
     fn step(&mut self, what: u8, how_much: u8) {
-        match what % 14 {
+        match what % 15 {
             0..=2 => self.message(usize::from(how_much) * 4),
             3 => self.start(usize::from(how_much % 8) + 1),
             4 if self.running > 0 => {
@@ -130,7 +135,22 @@ impl Model {
                 let received = self.machine.on_token(self.now_ms, usize::from(how_much));
                 self.came_in(received, usize::from(how_much));
             }
-            _ => self.expire(u64::from(how_much)),
+            13 => self.expire(u64::from(how_much)),
+            _ => self.control(how_much),
+        }
+    }
+
+    /// Pings and pongs, one after another.
+    fn control(&mut self, count: u8) {
+        for _ in 0..count {
+            let second = self.now_ms / 1000;
+            self.control_frames = if self.control_second == second { self.control_frames + 1 } else { 1 };
+            self.control_second = second;
+            let ending = self.machine.on_control(self.now_ms);
+            assert_eq!(ending.is_some(), self.control_frames > CONTROL_FRAMES_PER_SECOND);
+            if let Some(ending) = ending {
+                self.close(ending);
+            }
         }
     }
 
