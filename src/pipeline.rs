@@ -170,7 +170,10 @@ impl Pipeline {
     pub async fn call(self: Arc<Self>, routed: Box<Routed>) -> Verdict {
         let Routed { endpoint, route, event, received, mut commands } = *routed;
         let deadline = received + route.draft.deadline.unwrap_or(route.upstream.deadline());
-        let result = route.upstream.call(&event, deadline).await;
+        let result = match &route.batcher {
+            Some(batcher) => batcher.call(&event, deadline).await,
+            None => route.upstream.call(&event, deadline).await,
+        };
         let result = result.and_then(|answer| self.check_reply(&endpoint, &route, answer));
         route.metrics.duration.observe(received.elapsed().as_secs_f64());
         if event.traceparent.sampled {
@@ -323,7 +326,8 @@ impl Pipeline {
     fn failed(&self, endpoint: &Endpoint, route: &Route, event: &Event, failure: &Failure) -> Verdict {
         let mut reject = encode::reject_of(failure);
         reject.event = event.name.clone();
-        if !failure.is_about_the_message() {
+        // A batch has told it already, once for all its messages.
+        if !failure.is_about_the_message() && route.batcher.is_none() {
             tracing::warn!(
                 connection = %event.connection,
                 endpoint = %endpoint.draft.path,

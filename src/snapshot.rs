@@ -13,7 +13,7 @@ use crate::routing::{EventName, Pattern, Table, Template};
 use crate::schema::Schema;
 use crate::telemetry::{EndpointMetrics, Metrics, RouteMetrics};
 use crate::tokens::{Verifier, VerifierSettings};
-use crate::upstream::{self, Upstream, UpstreamError};
+use crate::upstream::{self, BatchSettings, Batcher, Upstream, UpstreamError};
 
 /// What to do with a payload that does not fit its schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +143,8 @@ pub struct RouteDraft {
     pub upstream: String,
     /// Calls of one connection on this route at once; 1 keeps strict order.
     pub in_flight: usize,
+    /// Events of many connections go together; for HTTP upstreams only.
+    pub batch: Option<BatchSettings>,
     /// Overrides the upstream's deadline.
     pub deadline: Option<Duration>,
     pub on_failure: OnFailure,
@@ -204,6 +206,8 @@ pub struct Route {
     /// The pattern, as metrics and logs name the route.
     pub label: Arc<str>,
     pub upstream: Arc<Upstream>,
+    /// There where the draft has `batch`.
+    pub batcher: Option<Arc<Batcher>>,
     pub metrics: RouteMetrics,
 }
 
@@ -265,8 +269,11 @@ impl Endpoint {
         let mut routes = Vec::with_capacity(draft.routes.len());
         for route in &draft.routes {
             let label: Arc<str> = route.event.as_str().into();
+            let upstream = find(&route.upstream)?;
+            let events = || metrics.batch_events(&draft.path, &label);
             let built = Route {
-                upstream: find(&route.upstream)?,
+                batcher: route.batch.and_then(|batch| upstream.batcher(batch, events())),
+                upstream,
                 metrics: metrics.route(&draft.path, &label),
                 label,
                 draft: route.clone(),

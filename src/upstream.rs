@@ -10,6 +10,7 @@ pub mod retry;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
 use crate::amqp::Broker;
@@ -17,7 +18,7 @@ use crate::message::{Answer, Event, Failure};
 use crate::telemetry::Metrics;
 
 pub use amqp::AmqpSettings;
-pub use http::HttpSettings;
+pub use http::{BatchSettings, Batcher, HttpSettings};
 
 /// What a named upstream is. Equal settings mean the same client, pool and breakers after a reload.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,6 +96,14 @@ impl Upstream {
         match &self.client {
             Client::Http(client) => client.call(event, deadline).await,
             Client::Amqp(client) => client.call(event, deadline).await,
+        }
+    }
+
+    /// What gathers the events of one route into batches; none for a broker, which takes them one by one.
+    pub fn batcher(&self, settings: BatchSettings, events: Histogram) -> Option<Arc<Batcher>> {
+        match &self.client {
+            Client::Http(client) => Some(client.batcher(settings, events)),
+            Client::Amqp(_) => None,
         }
     }
 

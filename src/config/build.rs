@@ -28,7 +28,7 @@ use crate::snapshot::{Draft, EndpointDraft, Heartbeat, OnFailure, RouteDraft, Va
 use crate::telemetry::logging::{self, LogFormat, LogSettings};
 use crate::telemetry::spans::SpanSettings;
 use crate::upstream::http::{HttpSettings, Mode, Version};
-use crate::upstream::{Settings, http::HttpUpstream};
+use crate::upstream::{BatchSettings, Settings, http::HttpUpstream};
 
 /// Builds the settings, or says everything that is wrong.
 pub fn build(name: &str, text: &str, root: &Entry, used: &Used, folder: &Path) -> Result<Loaded, Problems> {
@@ -391,6 +391,7 @@ impl Build<'_> {
             validate: validate_of(entry.get("validate")).unwrap_or(validate),
             upstream: self.upstream_name(entry.get("upstream")).unwrap_or_default(),
             in_flight: entry.get("in_flight").size(),
+            batch: self.batch(entry),
             deadline: entry.get("deadline").duration(),
             on_failure: match entry.get("on_failure").text() {
                 Some("close") => OnFailure::Close,
@@ -402,6 +403,19 @@ impl Build<'_> {
             leave: self.group_template(entry.get("leave")),
             event: pattern.ok()?,
         })
+    }
+
+    fn batch(&mut self, route: &Entry) -> Option<BatchSettings> {
+        let batch = route.get("batch");
+        if batch.is_absent() {
+            return None;
+        }
+        if let Some(name) = route.get("upstream").text().filter(|name| self.queues.contains(*name)) {
+            let problem = format!("{name:?} is an exchange: batches are for HTTP handlers");
+            self.problem(batch, problem, "remove it: a broker's messages need no batches".to_owned());
+        }
+        let (max, size) = (batch.get("max").size(), batch.get("size").size());
+        Some(BatchSettings { max, wait: duration(batch.get("wait")), size })
     }
 }
 

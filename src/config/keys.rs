@@ -370,6 +370,12 @@ const ROUTE: &[Key] = &[
     hot("validate", Choice(&["enforce", "report"]), Absent("the endpoint's"), "As on the endpoint, for this route."),
     hot("upstream", Text, Required, "Name of the upstream."),
     hot("in_flight", Integer(1, 64), Is("1"), "Calls of one connection on this route at once. 1 keeps strict order."),
+    hot(
+        "batch",
+        Map(BATCH),
+        Absent("a request for each message"),
+        "Messages of many connections go in one request; see [events.md](events.md#batches). For HTTP upstreams.",
+    ),
     hot("deadline", Duration(1, HOUR), Absent("the upstream's"), "Overrides the upstream's `deadline`."),
     hot(
         "on_failure",
@@ -396,4 +402,15 @@ const ROUTE: &[Key] = &[
         "Group that the sender joins once the upstream has its message, such as `room:{/room}`, as far as `groups` allow.",
     ),
     hot("leave", Text, Absent("no group"), "Group that the sender leaves then."),
+];
+
+const BATCH: &[Key] = &[
+    hot("max", Integer(1, 10_000), Required, "Messages in one request, for instance 100."),
+    hot(
+        "wait",
+        Duration(0, 10 * SECOND),
+        Is("2ms"),
+        "The longest that a message waits for others. It waits only while another request of the route is under way.",
+    ),
+    hot("size", Size(1, GIB), Is("1MiB"), "Bytes of one request's body; a message that is larger goes alone."),
 ];

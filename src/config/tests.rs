@@ -119,6 +119,7 @@ fn every_kind_of_problem_is_named() {
         ("events\"}}", "events\", headers: {\"a b\": c}}}", "is not a header's name"),
         ("event: \"*\"", "event: \"\"", "found an empty string"),
         ("[{event: \"*\"", "[{event: a*, upstream: app}, {event: ab, upstream: app}, {event: \"*\"", "never reached"),
+        ("event: \"*\"", "event: \"*\", batch: {wait: 1ms}", "routes[0].batch.max: missing"),
         ("event: \"*\"", "event: $binary, schema: schemas/chat.json", "binary frames have no JSON Schema"),
         (
             "  - path: /ws\n",
@@ -221,6 +222,11 @@ fn every_kind_of_problem_with_rabbitmq_is_named() {
             "path: /ws",
             "connect: q\n    path: /ws",
             "it answers nothing; write `connect: {upstream: q, accept_on: confirm}`",
+        ),
+        (
+            "upstream: app",
+            "upstream: q, batch: {max: 10}",
+            "routes[0].batch: \"q\" is an exchange: batches are for HTTP handlers; remove it",
         ),
         ("path: /ws", "connect: {upstream: app, accept_on: confirm}\n    path: /ws", "confirms nothing; leave"),
         (

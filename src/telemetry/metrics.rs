@@ -28,6 +28,19 @@ impl MetricConstructor<Histogram> for Buckets {
     }
 }
 
+/// Buckets of what is counted in one go.
+const COUNTS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0];
+
+/// Makes histograms with the buckets of counts.
+#[derive(Clone, Default)]
+pub struct CountBuckets;
+
+impl MetricConstructor<Histogram> for CountBuckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(COUNTS)
+    }
+}
+
 macro_rules! labels {
     ($($(#[$doc:meta])* $name:ident { $($field:ident),+ })+) => {$(
         $(#[$doc])*
@@ -82,6 +95,8 @@ pub struct Metrics {
     /// Events by route and outcome; `route` is the pattern, or `$connect`, `$disconnect`, `$none`.
     pub events: Counters<RouteOutcome>,
     pub event_duration: Histograms<RouteLabel>,
+    /// Events of each request that holds a batch.
+    pub batch_events: Family<RouteLabel, Histogram, CountBuckets>,
     pub schema_violations: Counters<ViolationLabel>,
     /// What limits refused; a handshake before its path is known has the endpoint `$none`.
     pub limited: Counters<LimitLabel>,
@@ -144,6 +159,11 @@ impl Metrics {
             revocations: add(&mut r, "revocations", "Revocations in force"),
             events: add(&mut r, "events", "Events by route and outcome"),
             event_duration: add_seconds(&mut r, "event_duration", "From a message's receipt to its verdict"),
+            batch_events: {
+                let family = Family::new_with_constructor(CountBuckets);
+                r.register("batch_events", "Events in one request of a route with batches", Family::clone(&family));
+                family
+            },
             schema_violations: add(&mut r, "schema_violations", "Payloads that do not fit their schema"),
             limited: add(&mut r, "limited", "Messages, handshakes and connections refused, by the limit"),
             limit_accounts: add(&mut r, "limit_accounts", "Users and addresses that limits are counted for"),
@@ -193,6 +213,12 @@ impl Metrics {
         };
         let label = RouteLabel { endpoint: endpoint.clone(), route: route.clone() };
         RouteMetrics { delivered: outcome("delivered"), duration: self.event_duration.get_or_create_owned(&label) }
+    }
+
+    /// The handle for the sizes of one route's batches.
+    pub fn batch_events(&self, endpoint: &Label, route: &Label) -> Histogram {
+        let label = RouteLabel { endpoint: endpoint.clone(), route: route.clone() };
+        self.batch_events.get_or_create_owned(&label)
     }
 
     /// The handles of one endpoint, taken once for each snapshot.

@@ -3,6 +3,7 @@
 
 pub mod amqp;
 mod answer;
+pub mod batch;
 mod request;
 mod signature;
 

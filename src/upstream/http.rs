@@ -2,6 +2,7 @@
 //! Knows HTTP and time limits; must not know what events mean or who sends them.
 
 mod attempt;
+mod batch;
 mod call;
 mod connect;
 mod endpoint;
@@ -16,6 +17,7 @@ mod tls;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -31,6 +33,7 @@ use meters::Meters;
 use slots::Slots;
 use target::Target;
 
+pub use batch::{BatchSettings, Batcher};
 pub use tls::client_tls;
 
 /// How often idle connections are looked through and gauges set anew.
@@ -104,6 +107,7 @@ struct Client {
     slots: Slots,
     backoff: Backoff,
     meters: Arc<Meters>,
+    tasks: Tasks,
 }
 
 impl HttpUpstream {
@@ -125,6 +129,7 @@ impl HttpUpstream {
             backoff: Backoff { min: settings.backoff_min, max: settings.backoff_max },
             meters,
             settings: settings.clone(),
+            tasks: tasks.clone(),
         });
         let housekeeping = tasks.spawn(keep_house(Arc::downgrade(&client.endpoints)));
         Ok(Self { client, housekeeping })
@@ -133,6 +138,11 @@ impl HttpUpstream {
     /// Delivers one event: attempts, retries, breaker and balancing, until it is answered or `deadline` has passed.
     pub async fn call(&self, event: &Event, deadline: Instant) -> Result<Answer, Failure> {
         self.client.call(event, deadline).await
+    }
+
+    /// What gathers the events of one route into batches for this client; `events` takes the size of each.
+    pub fn batcher(&self, settings: BatchSettings, events: Histogram) -> Arc<Batcher> {
+        Batcher::new(self.client.clone(), settings, events)
     }
 
     /// Every address known now with its breaker's state.

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests run no drain")]
 
 mod admin;
+mod batch;
 mod codes;
 mod drain;
 mod events;

@@ -34,23 +34,36 @@ pub fn read(
     body: Bytes,
     now: SystemTime,
 ) -> Result<Answer, Refusal> {
+    if !status.is_success() {
+        return Err(refused(status, headers, &body, now));
+    }
+    accepted(kind, headers, body)
+        .map_err(|reason| format!("status {status}: {reason}"))
+        .map_err(|reason| Refusal::Final(Failure::Broken { reason: one_line(&reason) }))
+}
+
+/// Refuses a body that would have to be unpacked: none was asked for, and a small one could become large.
+pub fn check_coding(headers: &HeaderMap) -> Result<(), String> {
+    match headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        Some(coding) => Err(format!("expected a body without content-encoding, found {coding:?}")),
+        None => Ok(()),
+    }
+}
+
+/// What a status that is not 2xx means.
+pub fn refused(status: StatusCode, headers: &HeaderMap, body: &Bytes, now: SystemTime) -> Refusal {
     if is_retryable(status) {
         let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = value.and_then(|value| retry::parse_retry_after(value, now));
-        return Err(Refusal::Retry { status: status.as_u16(), retry_after });
+        return Refusal::Retry { status: status.as_u16(), retry_after };
     }
     match status.as_u16() {
-        200..=299 => accepted(kind, headers, body)
-            .map_err(|reason| format!("status {status}: {reason}"))
-            .map_err(|reason| Refusal::Final(Failure::Broken { reason: one_line(&reason) })),
         // A redirect is never followed: it would send clients' messages where the settings do not say.
         300..=499 => {
             let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            Err(Refusal::Final(Failure::Rejected { status: status.as_u16(), content_type, body }))
+            Refusal::Final(Failure::Rejected { status: status.as_u16(), content_type, body: body.clone() })
         }
-        other => {
-            Err(Refusal::Final(Failure::Broken { reason: format!("expected a status of 200 to 599, found {other}") }))
-        }
+        other => Refusal::Final(Failure::Broken { reason: format!("expected a status of 200 to 599, found {other}") }),
     }
 }
 
@@ -58,10 +71,7 @@ fn accepted(kind: EventKind, headers: &HeaderMap, body: Bytes) -> Result<Answer,
     let mut answer = Answer::default();
     let close = read_headers(kind, headers, &mut answer)?;
     if !body.is_empty() {
-        // Never asked for; and a small body could unpack into a large one.
-        if let Some(coding) = headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
-            return Err(format!("expected a body without content-encoding, found {coding:?}"));
-        }
+        check_coding(headers)?;
         read_body(headers.get(CONTENT_TYPE), body, &mut answer)?;
     }
     // Last, so that whatever else the answer says still reaches the connection.

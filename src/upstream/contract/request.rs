@@ -10,13 +10,16 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::{Contract, Mode};
-use crate::message::{Event, Format};
+use crate::message::{Event, Format, Traceparent};
 
 /// Room for every value of a usual event, so that the buffer is allocated once.
 const VALUES_BYTES: usize = 384;
+/// Room for the attributes of a usual event in JSON.
+pub(super) const STRUCTURED_BYTES: usize = 448;
 /// The most headers that `build` makes itself.
 const HEADERS_MAX: usize = 18;
 const STRUCTURED: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
+const BATCH: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
 const ONE_DOT_ZERO: HeaderValue = HeaderValue::from_static("1.0");
 
 static CE_CONNECTION_ID: HeaderName = HeaderName::from_static("ce-connectionid");
@@ -37,10 +40,7 @@ static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestam
 
 pub(super) fn build(contract: &Contract, event: &Event, now: SystemTime) -> (HeaderMap, Bytes) {
     let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
-    let mut headers = HeaderMap::with_capacity(HEADERS_MAX + contract.fixed.len());
-    for (name, value) in &contract.fixed {
-        headers.append(name, value.clone());
-    }
+    let mut headers = fixed(contract);
     let id = values.display(format_args!("{}.{}", event.connection.as_str(), event.seq));
     let body = match contract.mode {
         Mode::Binary => {
@@ -49,19 +49,51 @@ pub(super) fn build(contract: &Contract, event: &Event, now: SystemTime) -> (Hea
         }
         Mode::Structured => {
             headers.insert(CONTENT_TYPE, STRUCTURED);
-            structured(event, id.to_str().unwrap_or_default())
+            let mut json = Vec::with_capacity(STRUCTURED_BYTES + event.body.len() + event.body.len() / 2);
+            structured(&mut json, event, None);
+            json.into()
         }
     };
-    if let Some(signer) = &contract.signer {
-        let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let signature = signer.sign(id.to_str().unwrap_or_default(), timestamp, &body);
-        headers.insert(&WEBHOOK_ID, id.clone());
-        headers.insert(&WEBHOOK_TIMESTAMP, timestamp.into());
-        headers.insert(&WEBHOOK_SIGNATURE, values.display(format_args!("{signature}")));
-    }
+    sign(contract, &mut headers, &mut values, &id, &body, now);
     headers.insert(&IDEMPOTENCY_KEY, id);
     headers.insert(&TRACEPARENT, values.display(format_args!("{}", event.traceparent)));
     (headers, body)
+}
+
+/// The headers of a request with many events. `id` is visible ASCII.
+pub(super) fn build_batch(contract: &Contract, id: &str, body: &Bytes, now: SystemTime) -> HeaderMap {
+    let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
+    let mut headers = fixed(contract);
+    headers.insert(CONTENT_TYPE, BATCH);
+    let id = values.encoded(id);
+    sign(contract, &mut headers, &mut values, &id, body, now);
+    headers.insert(&IDEMPOTENCY_KEY, id);
+    headers
+}
+
+fn fixed(contract: &Contract) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(HEADERS_MAX + contract.fixed.len());
+    for (name, value) in &contract.fixed {
+        headers.append(name, value.clone());
+    }
+    headers
+}
+
+/// Adds the headers of Standard Webhooks where there is a secret.
+fn sign(
+    contract: &Contract,
+    headers: &mut HeaderMap,
+    values: &mut Values,
+    id: &HeaderValue,
+    body: &[u8],
+    now: SystemTime,
+) {
+    let Some(signer) = &contract.signer else { return };
+    let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let signature = signer.sign(id.to_str().unwrap_or_default(), timestamp, body);
+    headers.insert(&WEBHOOK_ID, id.clone());
+    headers.insert(&WEBHOOK_TIMESTAMP, timestamp.into());
+    headers.insert(&WEBHOOK_SIGNATURE, values.display(format_args!("{signature}")));
 }
 
 fn binary(headers: &mut HeaderMap, values: &mut Values, event: &Event, id: &HeaderValue) {
@@ -84,29 +116,29 @@ fn binary(headers: &mut HeaderMap, values: &mut Values, event: &Event, id: &Head
     }
 }
 
-/// The JSON format of CloudEvents. A JSON body goes in as it is.
-fn structured(event: &Event, id: &str) -> Bytes {
-    let body = &event.body;
-    let mut json = Vec::with_capacity(VALUES_BYTES + body.len() + body.len() / 2);
-    json.extend_from_slice(br#"{"specversion":"1.0","id":"#);
-    string(&mut json, id);
-    member(&mut json, "source", &event.endpoint);
-    member(&mut json, "type", event.kind.type_name());
+/// The JSON format of CloudEvents. A JSON body goes in as it is. `traceparent` is there where no header bears it.
+pub(super) fn structured(json: &mut Vec<u8>, event: &Event, traceparent: Option<Traceparent>) {
+    let connection = event.connection.as_str();
     // Writing to a Vec does not fail.
+    let _ = write!(json, r#"{{"specversion":"1.0","id":"{connection}.{}""#, event.seq);
+    member(json, "source", &event.endpoint);
+    member(json, "type", event.kind.type_name());
     let _ = write!(json, r#","time":"{}","seq":{}"#, humantime::format_rfc3339_millis(event.time), event.seq);
-    member(&mut json, "connectionid", event.connection.as_str());
+    member(json, "connectionid", connection);
     for (name, value) in [("event", &event.name), ("userid", &event.user), ("context", &event.context)] {
         if let Some(value) = value {
-            member(&mut json, name, value);
+            member(json, name, value);
         }
     }
+    if let Some(traceparent) = traceparent {
+        let _ = write!(json, r#","traceparent":"{traceparent}""#);
+    }
     // An event without a body (none of ours today, but the format allows it) has no data.
-    if !(body.is_empty() && event.format == Format::Json) {
-        member(&mut json, "datacontenttype", event.format.content_type());
-        data(&mut json, event);
+    if !(event.body.is_empty() && event.format == Format::Json) {
+        member(json, "datacontenttype", event.format.content_type());
+        data(json, event);
     }
     json.push(b'}');
-    json.into()
 }
 
 fn data(json: &mut Vec<u8>, event: &Event) {

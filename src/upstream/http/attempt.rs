@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Method, Request, Response, Uri, header};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
@@ -12,7 +13,7 @@ use super::Client;
 use super::endpoint::Endpoint;
 use super::pool::{self, Body, BodyError, Channel};
 use crate::message::{Answer, Event, Failure};
-use crate::upstream::contract::{self, Refusal};
+use crate::upstream::contract::{self, Contract, Refusal};
 
 /// Why an attempt brought no answer.
 #[derive(Debug)]
@@ -30,16 +31,51 @@ pub enum Problem {
     Io(String),
 }
 
+/// What a request is about: an event, or a batch of them.
+pub trait Errand {
+    type Answer;
+
+    /// Headers and body of an attempt at `now`.
+    fn request(&self, contract: &Contract, now: SystemTime) -> (HeaderMap, Bytes);
+
+    /// The largest body of an answer, where each event may have so much.
+    fn answer_size(&self, each: usize) -> usize;
+
+    fn read(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Bytes,
+        now: SystemTime,
+    ) -> Result<Self::Answer, Refusal>;
+}
+
+impl Errand for Event {
+    type Answer = Answer;
+
+    fn request(&self, contract: &Contract, now: SystemTime) -> (HeaderMap, Bytes) {
+        contract.request(self, now)
+    }
+
+    fn answer_size(&self, each: usize) -> usize {
+        each
+    }
+
+    fn read(&self, status: StatusCode, headers: &HeaderMap, body: Bytes, now: SystemTime) -> Result<Answer, Refusal> {
+        contract::read(self.kind, status, headers, body, now)
+    }
+}
+
 impl Client {
-    /// Sends the event to one address; given up at `until`.
-    pub(super) async fn attempt(
+    /// Sends the errand to one address; given up at `until`.
+    pub(super) async fn attempt<E: Errand>(
         &self,
         endpoint: &Arc<Endpoint>,
-        event: &Event,
+        errand: &E,
         until: Instant,
-    ) -> Result<Answer, Problem> {
+    ) -> Result<E::Answer, Problem> {
         let begun = Instant::now();
-        let result = timeout_at(until, self.exchange(endpoint, event)).await.unwrap_or(Err(Problem::Timeout));
+        let result = timeout_at(until, self.exchange(endpoint, errand)).await.unwrap_or(Err(Problem::Timeout));
         self.meters.duration.observe(begun.elapsed().as_secs_f64());
         let outcome = match &result {
             Ok(_) => &self.meters.ok,
@@ -54,10 +90,10 @@ impl Client {
         result
     }
 
-    async fn exchange(&self, endpoint: &Arc<Endpoint>, event: &Event) -> Result<Answer, Problem> {
+    async fn exchange<E: Errand>(&self, endpoint: &Arc<Endpoint>, errand: &E) -> Result<E::Answer, Problem> {
         let mut channel = match endpoint.pool.checkout().await {
-            Some(mut channel) => match channel.send(self.request(endpoint, event, &channel)).await {
-                Ok(response) => return self.answer(endpoint, event, channel, response).await,
+            Some(mut channel) => match channel.send(self.request(endpoint, errand, &channel)).await {
+                Ok(response) => return self.answer(endpoint, errand, channel, response).await,
                 // The other side closed the idle connection while the request was on its way. The same key goes along
                 // again, so a handler that did see it can tell.
                 Err(error) if channel.is_stale_after(&error) => {
@@ -73,9 +109,9 @@ impl Client {
             },
             None => Box::pin(self.connect(endpoint)).await?,
         };
-        let request = self.request(endpoint, event, &channel);
+        let request = self.request(endpoint, errand, &channel);
         let response = channel.send(request).await.map_err(|e| Problem::Io(pool::describe(&e)))?;
-        self.answer(endpoint, event, channel, response).await
+        self.answer(endpoint, errand, channel, response).await
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<Channel, Problem> {
@@ -91,8 +127,8 @@ impl Client {
         Ok(channel)
     }
 
-    fn request(&self, endpoint: &Endpoint, event: &Event, channel: &Channel) -> Request<Body> {
-        let (headers, body) = self.contract.request(event, SystemTime::now());
+    fn request<E: Errand>(&self, endpoint: &Endpoint, errand: &E, channel: &Channel) -> Request<Body> {
+        let (headers, body) = errand.request(&self.contract, SystemTime::now());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.headers_mut() = headers;
@@ -109,29 +145,29 @@ impl Client {
         request
     }
 
-    async fn answer(
+    async fn answer<E: Errand>(
         &self,
         endpoint: &Endpoint,
-        event: &Event,
+        errand: &E,
         mut channel: Channel,
         response: Response<Incoming>,
-    ) -> Result<Answer, Problem> {
+    ) -> Result<E::Answer, Problem> {
         let (head, body) = response.into_parts();
-        let body = match channel.read_body(body, self.settings.answer_size).await {
+        let bytes_max = errand.answer_size(self.settings.answer_size);
+        let body = match channel.read_body(body, bytes_max).await {
             Ok(body) => {
                 endpoint.pool.checkin(channel);
                 body
             }
             // What goes with a status that is tried again matters to nobody.
-            Err(_) if contract::is_retryable(head.status) => bytes::Bytes::new(),
+            Err(_) if contract::is_retryable(head.status) => Bytes::new(),
             Err(BodyError::TooLarge) => {
-                let reason = format!("expected a body of at most {} bytes, found more", self.settings.answer_size);
+                let reason = format!("expected a body of at most {bytes_max} bytes, found more");
                 return Err(Problem::Final(Failure::Broken { reason }));
             }
             Err(BodyError::Io(error)) => return Err(Problem::Io(pool::describe(&error))),
         };
-        contract::read(event.kind, head.status, &head.headers, body, SystemTime::now()).map_err(|refusal| match refusal
-        {
+        errand.read(head.status, &head.headers, body, SystemTime::now()).map_err(|refusal| match refusal {
             Refusal::Final(failure) => Problem::Final(failure),
             Refusal::Retry { status, retry_after } => Problem::Status { status, retry_after },
         })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::Client;
@@ -14,7 +15,7 @@ use crate::upstream::breaker::Verdict;
 
 /// What earlier attempts of an event leave for the next ones.
 #[derive(Default)]
-struct History {
+pub struct History {
     /// Attempts that failed, but for those at an address that could not be reached while others could.
     failed: u32,
     hops: usize,
@@ -22,38 +23,17 @@ struct History {
     avoid: Option<Arc<Endpoint>>,
 }
 
+/// What an attempt needs: one of the calls at once, and an address.
+pub type Place<'a> = (SemaphorePermit<'a>, Lease);
+
 impl Client {
     /// Delivers one event. Dropping the future gives up slot, address and probe.
     pub(super) async fn call(&self, event: &Event, deadline: Instant) -> Result<Answer, Failure> {
         let mut history = History::default();
         let mut is_newcomer = true;
         loop {
+            let (slot, lease) = self.place(&mut is_newcomer, &history, deadline).await?;
             let now = Instant::now();
-            if now >= deadline {
-                return Err(history.failure(|| "the deadline had passed before an attempt".into()));
-            }
-            let mut turn = None;
-            if !self.endpoints.admits(now) {
-                // An event that waits for a breaker holds no slot and was not turned away: it is no newcomer any more.
-                is_newcomer = false;
-                match Box::pin(self.endpoints.admitting(deadline)).await {
-                    Some(mine) => turn = mine,
-                    None => return Err(history.failure(|| self.endpoints.why_none())),
-                }
-            }
-            let slot = match self.slots.take(is_newcomer, deadline).await {
-                Ok(slot) => slot,
-                Err(NoSlot::Full) => return Err(Failure::Overloaded),
-                Err(NoSlot::Late) => {
-                    let concurrency = self.settings.concurrency;
-                    return Err(history.failure(|| format!("all {concurrency} calls at once were in use")));
-                }
-            };
-            is_newcomer = false;
-            let now = Instant::now();
-            // Another call may have taken the probe meanwhile.
-            let Some(lease) = self.endpoints.lease(now, history.avoid.as_ref()) else { continue };
-            drop(turn);
             let until = deadline.min(now + self.settings.timeout);
             let problem = match self.attempt(&lease.endpoint, event, until).await {
                 Ok(answer) => {
@@ -76,8 +56,45 @@ impl Client {
         }
     }
 
+    /// Waits for a place for one attempt; or says why there was none before the deadline.
+    pub(super) async fn place(
+        &self,
+        is_newcomer: &mut bool,
+        history: &History,
+        deadline: Instant,
+    ) -> Result<Place<'_>, Failure> {
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(history.failure(|| "the deadline had passed before an attempt".into()));
+            }
+            let mut turn = None;
+            if !self.endpoints.admits(now) {
+                // An event that waits for a breaker holds no slot and was not turned away: it is no newcomer any more.
+                *is_newcomer = false;
+                match Box::pin(self.endpoints.admitting(deadline)).await {
+                    Some(mine) => turn = mine,
+                    None => return Err(history.failure(|| self.endpoints.why_none())),
+                }
+            }
+            let slot = match self.slots.take(*is_newcomer, deadline).await {
+                Ok(slot) => slot,
+                Err(NoSlot::Full) => return Err(Failure::Overloaded),
+                Err(NoSlot::Late) => {
+                    let concurrency = self.settings.concurrency;
+                    return Err(history.failure(|| format!("all {concurrency} calls at once were in use")));
+                }
+            };
+            *is_newcomer = false;
+            // Another call may have taken the probe meanwhile.
+            let Some(lease) = self.endpoints.lease(Instant::now(), history.avoid.as_ref()) else { continue };
+            drop(turn);
+            return Ok((slot, lease));
+        }
+    }
+
     /// Tells the breaker what a failed attempt says about its address.
-    fn judge(&self, lease: Lease, problem: &Problem, granted: Duration) -> Arc<Endpoint> {
+    pub(super) fn judge(&self, lease: Lease, problem: &Problem, granted: Duration) -> Arc<Endpoint> {
         let verdict = match problem {
             // It asks for patience, but it is there.
             Problem::Status { status, .. } if *status < 500 => Verdict::Alive,
@@ -91,7 +108,7 @@ impl Client {
     }
 
     /// How long to wait before the next attempt, or none if this was the last.
-    fn pause(
+    pub(super) fn pause(
         &self,
         history: &mut History,
         endpoint: Arc<Endpoint>,
@@ -111,24 +128,31 @@ impl Client {
         let can_hop = matches!(problem, Problem::Connect(_))
             && history.hops + 1 < self.endpoints.len()
             && self.endpoints.has_other(&endpoint, now);
+        history.avoid = Some(endpoint);
+        if can_hop {
+            history.last = Some(problem);
+            history.hops += 1;
+            return Some(Duration::ZERO);
+        }
+        self.again(history, problem, deadline)
+    }
+
+    /// How long to wait after an attempt that the upstream wants to see again, wherever it was made.
+    pub(super) fn again(&self, history: &mut History, problem: Problem, deadline: Instant) -> Option<Duration> {
         let retry_after = match &problem {
             Problem::Status { retry_after, .. } => *retry_after,
             _ => None,
         };
         history.last = Some(problem);
-        history.avoid = Some(endpoint);
-        if can_hop {
-            history.hops += 1;
-            return Some(Duration::ZERO);
-        }
         history.hops = 0;
         history.failed += 1;
-        self.backoff.delay(history.failed, retry_after, deadline.saturating_duration_since(now), rand::random())
+        let remains = deadline.saturating_duration_since(Instant::now());
+        self.backoff.delay(history.failed, retry_after, remains, rand::random())
     }
 }
 
 impl History {
-    fn failure(&self, otherwise: impl FnOnce() -> String) -> Failure {
+    pub(super) fn failure(&self, otherwise: impl FnOnce() -> String) -> Failure {
         match &self.last {
             Some(Problem::Timeout) => Failure::Timeout,
             Some(problem) => Failure::Unavailable { reason: problem.to_string() },
