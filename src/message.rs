@@ -1,6 +1,7 @@
 //! The nouns that cross every layer: payloads, events, answers, rejects; commands are in `message::command`.
 //! Knows bytes and serde; must not know sockets, configuration, HTTP or AMQP.
 
+pub mod assembly;
 pub mod command;
 pub mod json;
 

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("claims", &["routing"]),
     ("revocations", &["claims"]),
     ("session::machine", &["codes", "limits", "message"]),
+    ("session::frames", &["codes", "message"]),
     ("mailbox", &["message"]),
     ("connection", &["claims", "ids", "message", "mailbox"]),
     ("registry", &["ids", "connection"]),
@@ -88,6 +89,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "mailbox",
             "message",
             "pipeline",
+            "session::frames",
             "session::machine",
             "snapshot",
         ],
@@ -173,6 +175,7 @@ const PURE: &[&str] = &[
     "revocations",
     "schema",
     "routing",
+    "session::frames",
     "session::machine",
     "mailbox",
 ];

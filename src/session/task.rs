@@ -232,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let Some(live) = &mut self.live else { return true };
         if live.closing == Closing::Wanted && taken.drained && live.socket.is_idle() {
             live.closing = Closing::Sent;
-            live.socket.close(cx, &self.machine.ending());
+            live.socket.close(&self.machine.ending());
         }
         self.flush(cx, now_ms) | progress
     }
@@ -353,7 +353,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     self.machine.close(now_ms, ending.clone());
                     if let Some(live) = &mut self.live {
                         live.socket.drop_queued();
-                        live.socket.close(&mut Context::from_waker(std::task::Waker::noop()), &ending);
+                        live.socket.close(&ending);
                     }
                 }
                 self.linger();
@@ -398,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             Due::Nothing => {}
             Due::Ping => {
                 if let Some(live) = &mut self.live {
-                    live.socket.ping(cx);
+                    live.socket.ping();
                 }
             }
             Due::TokenEnding { left_ms } => self.send(token_frame("expiring", Some(left_ms))),

@@ -229,7 +229,7 @@ where
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(())) if !is_closing && ending.code.is_sendable() => {
                     is_closing = true;
-                    socket.close(cx, &ending);
+                    socket.close(&ending);
                 }
                 Poll::Ready(Ok(())) => {
                     // Its writing half may be gone already.

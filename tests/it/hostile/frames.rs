@@ -96,7 +96,10 @@ async fn messages_that_are_never_completed_are_bounded_and_idle() {
         let mut raw = Raw::open(scene.process.listen).await;
         match at % 2 {
             0 => raw.write(&frame(TEXT, &[b'x'; 128 * 1024])[..100 * 1024]).await,
-            _ => raw.write(&frame(0x01, &[b'x'; 100 * 1024])).await,
+            // A whole fragment and the start of the next.
+            _ => {
+                raw.write(&[frame(0x01, &[b'x'; 100 * 1024]), frame(0x00, &[b'x'; 1024])].concat()[..101 * 1024]).await
+            }
         };
         held.push(raw);
     }
