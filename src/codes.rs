@@ -102,7 +102,7 @@ impl CloseCode {
     pub const ALL: [(CloseCode, &'static str); 16] = [
         (Self::NORMAL, "the client closed; its code is echoed"),
         (Self::PROTOCOL_ERROR, "a frame breaks RFC 6455"),
-        (Self::INVALID_UTF8, "a text message is not UTF-8"),
+        (Self::INVALID_UTF8, "a text message is not UTF-8, or a compressed one is no DEFLATE"),
         (Self::TOO_LARGE, "a message is larger than `limits.message_size`, or came in far too many fragments"),
         (Self::DRAIN, "this Holdfast is going away; reconnect, another one answers"),
         (

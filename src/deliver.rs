@@ -196,6 +196,7 @@ impl Deliver {
 
     /// One buffer for all; the schema is checked once for each endpoint that is met.
     fn send_many(&self, to: &Target, except: &[ConnectionId], payload: &Payload) -> Outcome {
+        let payload = &payload.for_many();
         let mut sum = Delivered::default();
         let mut checked: HashMap<Arc<str>, Result<(), Vec<Violation>>> = HashMap::new();
         self.for_each(to, |connection| {

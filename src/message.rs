@@ -3,6 +3,7 @@
 
 pub mod assembly;
 pub mod command;
+pub mod forms;
 pub mod json;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::ids::ConnectionId;
 pub use command::{Command, CommandError, Target};
+use forms::Forms;
 
 /// The largest context an upstream may attach to a connection, in bytes.
 pub const CONTEXT_BYTES_MAX: usize = 4096;
@@ -56,21 +58,22 @@ pub enum Kind {
 pub struct Payload {
     kind: Kind,
     bytes: Bytes,
+    forms: Forms,
 }
 
 impl Payload {
     pub fn text(text: impl Into<String>) -> Self {
-        Self { kind: Kind::Text, bytes: Bytes::from(text.into()) }
+        Self::of(Kind::Text, Bytes::from(text.into()))
     }
 
     /// A text payload if the bytes are UTF-8.
     pub fn text_from_bytes(bytes: Bytes) -> Result<Self, std::str::Utf8Error> {
         std::str::from_utf8(&bytes)?;
-        Ok(Self { kind: Kind::Text, bytes })
+        Ok(Self::of(Kind::Text, bytes))
     }
 
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Binary, bytes: bytes.into() }
+        Self::of(Kind::Binary, bytes.into())
     }
 
     /// A payload of the kind that its media type asks for: text for `text/*` and JSON types, else binary. Without a media type it
@@ -85,6 +88,16 @@ impl Payload {
             }
             false => Ok(Self::binary(bytes)),
         }
+    }
+
+    /// The same payload for many: what one of them makes of it serves the others.
+    pub fn for_many(&self) -> Self {
+        Self { forms: Forms::shared(), ..self.clone() }
+    }
+
+    /// Another form of the bytes; none where it is no better.
+    pub fn form(&self, key: u16, make: impl FnOnce(&[u8]) -> Option<Bytes>) -> Option<Bytes> {
+        self.forms.get(key, || make(&self.bytes))
     }
 
     pub fn kind(&self) -> Kind {
@@ -105,6 +118,11 @@ impl Payload {
 
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// The caller knows that the bytes of a text are UTF-8.
+    fn of(kind: Kind, bytes: Bytes) -> Self {
+        Self { kind, bytes, forms: Forms::default() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A session: one connection's life from its handshake to its disconnect event. `machine` decides, `socket` reads and writes,
 //! `task` joins them. Knows the machine, the mailbox and the pipeline; must not know the registry or upstreams.
 
+pub mod deflate;
 pub mod frames;
 mod live;
 pub mod machine;

@@ -105,6 +105,19 @@ pub struct Limits {
     pub groups: usize,
 }
 
+/// How messages of one endpoint are compressed, with clients that agree to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compression {
+    /// 1 is the fastest, 9 the smallest.
+    pub level: u8,
+    /// Smaller messages are sent as they are.
+    pub min_size: usize,
+    /// Messages refer to those before them.
+    pub context_takeover: bool,
+    /// Base-2 logarithm of how far back they may refer, 9 to 15.
+    pub window_bits: u8,
+}
+
 /// One endpoint, with its schemas compiled and its upstreams by name.
 #[derive(Clone)]
 pub struct EndpointDraft {
@@ -122,6 +135,8 @@ pub struct EndpointDraft {
     pub origins: Vec<String>,
     /// Subprotocols in the server's order of preference.
     pub subprotocols: Vec<String>,
+    /// None where nothing is compressed.
+    pub compression: Option<Compression>,
     pub validate: Validate,
     pub push_schema: Option<Arc<Schema>>,
     /// None takes every client.
@@ -288,7 +303,7 @@ impl Endpoint {
             verifier: draft.auth.as_ref().map(verifier).transpose().map_err(wrong)?,
             connect: draft.connect.as_deref().map(find).transpose()?,
             disconnect: draft.disconnect.as_deref().map(find).transpose()?,
-            metrics: metrics.endpoint(&draft.path),
+            metrics: metrics.endpoint(&draft.path, draft.compression.is_some()),
             table: Table::new(routes),
             draft,
         })

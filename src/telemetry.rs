@@ -4,5 +4,5 @@ pub mod logging;
 pub mod metrics;
 pub mod spans;
 
-pub use metrics::{EndpointMetrics, Metrics, RouteMetrics};
+pub use metrics::{CompressionMetrics, EndpointMetrics, Metrics, RouteMetrics};
 pub use spans::{Span, Spans};

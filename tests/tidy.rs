@@ -77,6 +77,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("session::deflate", &["message", "session::frames", "snapshot", "telemetry"]),
     (
         "session",
         &[
@@ -89,6 +90,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "mailbox",
             "message",
             "pipeline",
+            "session::deflate",
             "session::frames",
             "session::machine",
             "snapshot",
@@ -105,6 +107,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "message",
             "pipeline",
             "session",
+            "session::deflate",
             "session::machine",
             "snapshot",
             "tasks",
@@ -175,6 +178,7 @@ const PURE: &[&str] = &[
     "revocations",
     "schema",
     "routing",
+    "session::deflate",
     "session::frames",
     "session::machine",
     "mailbox",

@@ -24,7 +24,7 @@ use crate::drain::DrainSettings;
 use crate::listener::ListenerSettings;
 use crate::routing::{EventName, Pattern, Pointer};
 use crate::schema::Schema;
-use crate::snapshot::{Draft, EndpointDraft, Heartbeat, OnFailure, RouteDraft, Validate};
+use crate::snapshot::{Compression, Draft, EndpointDraft, Heartbeat, OnFailure, RouteDraft, Validate};
 use crate::telemetry::logging::{self, LogFormat, LogSettings};
 use crate::telemetry::spans::SpanSettings;
 use crate::upstream::http::{HttpSettings, Mode, Version};
@@ -300,6 +300,7 @@ impl Build<'_> {
             lifetime: entry.get("lifetime").duration(),
             origins: self.origins(entry.get("origins")),
             subprotocols: texts(entry.get("subprotocols")),
+            compression: compression(entry.get("compression")),
             validate,
             push_schema: self.schema(entry.get("push_schema")),
             auth: self.auth(entry.get("auth")),
@@ -417,6 +418,17 @@ impl Build<'_> {
         let (max, size) = (batch.get("max").size(), batch.get("size").size());
         Some(BatchSettings { max, wait: duration(batch.get("wait")), size })
     }
+}
+
+fn compression(entry: &Entry) -> Option<Compression> {
+    // The reader holds the numbers to their ranges.
+    let small = |name| u8::try_from(entry.get(name).size()).unwrap_or_default();
+    (!entry.is_absent()).then(|| Compression {
+        level: small("level"),
+        min_size: entry.get("min_size").size(),
+        context_takeover: entry.get("context_takeover").text() == Some("true"),
+        window_bits: small("window_bits"),
+    })
 }
 
 fn validate_of(entry: &Entry) -> Option<Validate> {

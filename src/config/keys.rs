@@ -326,6 +326,12 @@ const ENDPOINT: &[Key] = &[
     ),
     hot("subprotocols", List(&Text), Absent("none"), "Subprotocols, the preferred first."),
     hot(
+        "compression",
+        Map(COMPRESSION),
+        Absent("nothing is compressed"),
+        "permessage-deflate with clients that offer it, from the next handshake on; see [operations.md](operations.md#compression).",
+    ),
+    hot(
         "validate",
         Choice(&["enforce", "report"]),
         Is("enforce"),
@@ -350,6 +356,18 @@ const ENDPOINT: &[Key] = &[
         "Who may be in which group; the first rule that takes a group's name decides.",
     ),
     hot("routes", List(&Map(ROUTE)), Required, "Which upstream takes which event; the first match wins."),
+];
+
+const COMPRESSION: &[Key] = &[
+    hot("level", Integer(1, 9), Required, "1 is the fastest, 9 the smallest; 3 is a good choice."),
+    hot("min_size", Size(0, GIB), Is("256B"), "Smaller messages are sent as they are."),
+    hot(
+        "context_takeover",
+        FLAG,
+        Is("false"),
+        "Messages refer to those before them: smaller, for twice the window in memory for each socket, and nothing shared by a group.",
+    ),
+    hot("window_bits", Integer(9, 15), Is("15"), "How far back messages refer, as a power of two of bytes: 9 to 15."),
 ];
 
 const HEARTBEAT: &[Key] = &[

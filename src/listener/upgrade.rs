@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
@@ -39,6 +39,7 @@ use crate::ids::{ConnectionId, NodeId};
 use crate::limits::Meters;
 use crate::message::{Command, Ending};
 use crate::pipeline::{ConnectFacts, Connected, Greeting, Sender};
+use crate::session::deflate::{self, Deflate};
 use crate::session::{Services, Session, Socket};
 use crate::snapshot::Endpoint;
 use crate::tasks::Tasks;
@@ -84,6 +85,8 @@ struct Handshake {
     grant: Option<Arc<Grant>>,
     place: Place,
     meters: Option<Box<Meters>>,
+    /// What is agreed upon of compression.
+    deflate: Option<Box<Deflate>>,
     upgrade: OnUpgrade,
 }
 
@@ -108,17 +111,19 @@ struct Opened {
     connection: Arc<Connection>,
     registration: Registration,
     meters: Option<Box<Meters>>,
+    deflate: Option<Box<Deflate>>,
     greeting: Box<Greeting>,
 }
 
 impl Opened {
     /// The session as it is: a future around it would hold it twice.
-    fn serve<S>(self, parts: Parts<TokioIo<S>>) -> impl Future<Output = ()>
+    fn serve<S>(mut self, parts: Parts<TokioIo<S>>) -> impl Future<Output = ()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
+        let deflate = self.deflate.take();
         let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, self.endpoint.draft.limits.message_size);
-        self.serve_socket(socket)
+        self.serve_socket(socket.with_deflate(deflate))
     }
 
     /// The same, for a socket that was read before.
@@ -126,7 +131,7 @@ impl Opened {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { services, endpoint, connection, registration, meters, greeting } = self;
+        let Self { services, endpoint, connection, registration, meters, greeting, .. } = self;
         Session::new(services, endpoint, connection, registration, socket, meters).run(greeting)
     }
 
@@ -186,6 +191,7 @@ impl Upgrader {
             grant: None,
             place,
             meters,
+            deflate: deflate_of(&endpoint, request.headers()),
             upgrade: hyper::upgrade::on(&mut request),
         };
         let answer = match proof {
@@ -337,13 +343,13 @@ impl Upgrader {
     /// Starts the session, which waits for the answer to leave.
     fn open(&self, endpoint: Arc<Endpoint>, handshake: Handshake, known: Known, greeting: Greeting) -> Answer {
         let Known { connection, registration } = known;
-        let Handshake { accept, place, meters, upgrade, .. } = handshake;
-        let answer = switching(&accept, connection.subprotocol.as_deref());
+        let Handshake { accept, place, meters, deflate, upgrade, .. } = handshake;
+        let answer = switching(&accept, connection.subprotocol.as_deref(), deflate.as_deref());
         let services = self.services.clone();
         let greeting = Box::new(greeting);
         self.tasks.spawn(async move {
             let _place = place;
-            let opened = Opened { services, endpoint, connection, registration, meters, greeting };
+            let opened = Opened { services, endpoint, connection, registration, meters, deflate, greeting };
             // Boxed, so that this task is not as large as the largest kind of session, nor holds what only the upgrade needed.
             let session: BoxFuture<'static, ()> = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
                 Ok(Ok(parts)) => Box::pin(opened.serve(parts)),
@@ -404,7 +410,7 @@ fn refused_by_upstream(status: u16, content_type: Option<String>, body: Bytes) -
     answer
 }
 
-fn switching(accept: &str, subprotocol: Option<&str>) -> Answer {
+fn switching(accept: &str, subprotocol: Option<&str>, deflate: Option<&Deflate>) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
@@ -417,7 +423,17 @@ fn switching(accept: &str, subprotocol: Option<&str>) -> Answer {
     if let Some(value) = subprotocol.and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
     }
+    if let Some(value) = deflate.and_then(|deflate| HeaderValue::from_str(&deflate.answer()).ok()) {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, value);
+    }
     answer
+}
+
+/// What the endpoint and the client's offers come to.
+fn deflate_of(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Box<Deflate>> {
+    let settings = endpoint.draft.compression.as_ref()?;
+    let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().filter_map(|value| value.to_str().ok());
+    deflate::agree(settings, offers).map(|terms| Box::new(Deflate::new(terms, settings)))
 }
 
 /// Browsers always send `Origin`; other clients need not, and pass.

@@ -79,7 +79,7 @@ impl Assembly {
             return Err(InvalidText);
         }
         self.bytes.shrink_to_fit();
-        Ok(Payload { kind: self.kind, bytes: Bytes::from(self.bytes) })
+        Ok(Payload::of(self.kind, Bytes::from(self.bytes)))
     }
 
     /// The accepted bytes, whatever they are.

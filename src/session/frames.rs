@@ -104,6 +104,10 @@ impl Decoder {
         self.message_size = message_size;
     }
 
+    pub fn message_size(&self) -> usize {
+        self.message_size
+    }
+
     /// Compression was agreed upon: RSV1 marks a message as packed.
     pub fn allow_packed(&mut self) {
         self.allows_packed = true;

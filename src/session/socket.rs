@@ -11,8 +11,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use super::deflate::{Deflate, Packed};
 use super::frames::{Decoded, Decoder, Opcode, Violation, close_frame_payload, frame_header};
-use crate::message::{Ending, Payload};
+use crate::message::{Ending, Kind, Payload};
+use crate::snapshot::Compression;
 
 /// Of each thread. What is missing of a message that is larger is read straight into the message.
 const SHARED_BYTES: usize = 32 * 1024;
@@ -43,6 +45,8 @@ struct OutFrame {
     header_len: u8,
     opcode: Opcode,
     payload: Bytes,
+    /// Of the message itself, where the payload is packed.
+    plain_bytes: Option<usize>,
 }
 
 /// A server's side of a WebSocket over any byte stream.
@@ -57,13 +61,18 @@ pub struct Socket<S> {
     heard: bool,
     /// Our close frame is queued or out: no frame may follow it.
     is_closed: bool,
+    /// Boxed: most sockets have none.
+    deflate: Option<Box<Deflate>>,
 }
 
 /// Frames and payload bytes of messages that the stream took whole.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     pub frames: usize,
+    /// Before compression.
     pub payload_bytes: usize,
+    /// Of those that are compressed.
+    pub packed: Packed,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -77,7 +86,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             out_offset: 0,
             heard: false,
             is_closed: false,
+            deflate: None,
         }
+    }
+
+    /// The same, with what was agreed upon of compression.
+    pub fn with_deflate(mut self, deflate: Option<Box<Deflate>>) -> Self {
+        if deflate.is_some() {
+            self.decoder.allow_packed();
+        }
+        self.deflate = deflate;
+        self
+    }
+
+    /// Takes over new settings, after a reload.
+    pub fn set_compression(&mut self, settings: Option<&Compression>) {
+        if let Some(deflate) = &mut self.deflate {
+            deflate.set(settings);
+        }
+    }
+
+    /// How much the compressed messages were that came in since this was asked last.
+    pub fn take_unpacked(&mut self) -> Packed {
+        self.deflate.as_mut().map(|deflate| deflate.take_unpacked()).unwrap_or_default()
     }
 
     /// Changes the size limit, after a reload.
@@ -103,14 +134,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             match decoded {
                 Ok(None) => {}
                 Ok(Some(decoded)) => return Poll::Ready(self.take_in(decoded)),
-                Err(violation) => return Poll::Ready(Incoming::Violation(violation.ending())),
+                Err(violation) => return Poll::Ready(violation.into()),
             }
         }
     }
 
-    /// Queues a message. Nothing is copied but the frame's header.
+    /// Queues a message, packed if that was agreed upon. Else nothing is copied but the frame's header.
     pub fn queue(&mut self, payload: Payload) {
-        self.out.push_back(OutFrame::new(Opcode::Data(payload.kind()), payload.into_bytes()));
+        let opcode = Opcode::Data(payload.kind());
+        let packed = self.deflate.as_mut().and_then(|deflate| deflate.pack(&payload));
+        self.out.push_back(match packed {
+            Some(packed) => OutFrame::packed(opcode, packed, payload.len()),
+            None => OutFrame::new(opcode, payload.into_bytes()),
+        });
     }
 
     /// Queues a ping, unless one waits already.
@@ -206,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn take_in(&mut self, decoded: Decoded) -> Incoming {
         match decoded {
             Decoded::Message(payload) => Incoming::Message(payload),
-            Decoded::Packed(..) => Incoming::Violation(Violation::Packed.ending()),
+            Decoded::Packed(kind, packed) => self.unpack(kind, &packed).map_or_else(Into::into, Incoming::Message),
             Decoded::Pong => Incoming::Control,
             Decoded::Ping(payload) => {
                 // Only the newest ping needs its answer (RFC 6455 section 5.5.3).
@@ -221,6 +257,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Incoming::Close(ending)
             }
         }
+    }
+
+    fn unpack(&mut self, kind: Kind, packed: &[u8]) -> Result<Payload, Violation> {
+        let deflate = self.deflate.as_mut().ok_or(Violation::Packed)?;
+        deflate.unpack(kind, packed, self.decoder.message_size())
     }
 
     /// A control frame goes before every message that has not begun.
@@ -269,8 +310,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             self.out_offset -= len;
             if !frame.is_control() {
+                let plain_bytes = frame.plain_bytes.unwrap_or(frame.payload.len());
                 written.frames += 1;
-                written.payload_bytes += frame.payload.len();
+                written.payload_bytes += plain_bytes;
+                if frame.plain_bytes.is_some() {
+                    written.packed.add(frame.payload.len(), plain_bytes);
+                }
             }
             self.out.pop_front();
         }
@@ -282,11 +327,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 impl OutFrame {
     fn new(opcode: Opcode, payload: Bytes) -> Self {
         let (header, header_len) = frame_header(opcode, false, payload.len());
-        Self { header, header_len, opcode, payload }
+        Self { header, header_len, opcode, payload, plain_bytes: None }
+    }
+
+    fn packed(opcode: Opcode, payload: Bytes, plain_bytes: usize) -> Self {
+        let (header, header_len) = frame_header(opcode, true, payload.len());
+        Self { header, header_len, opcode, payload, plain_bytes: Some(plain_bytes) }
     }
 
     fn is_control(&self) -> bool {
         !self.opcode.is_data()
+    }
+}
+
+impl From<Violation> for Incoming {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation.ending())
     }
 }
 

@@ -286,6 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.connection.count_sent(written.frames as u64);
             self.endpoint.metrics.messages_sent.inc_by(written.frames as u64);
             self.endpoint.metrics.sent_bytes.inc_by(written.payload_bytes as u64);
+            written.packed.count(self.endpoint.metrics.sent_compressed.as_ref());
             self.machine.sent(now_ms);
         }
         match flushed {
@@ -322,6 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.refresh();
         let Some(live) = &mut self.live else { return false };
         let read = live.socket.poll_read(cx);
+        live.socket.take_unpacked().count(self.endpoint.metrics.received_compressed.as_ref());
         if live.socket.take_heard() {
             self.machine.heard(now_ms);
         }
@@ -438,6 +440,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.connection.set_groups_max(limits.groups);
             if let Some(live) = &mut self.live {
                 live.socket.set_message_size(limits.message_size);
+                live.socket.set_compression(self.endpoint.draft.compression.as_ref());
                 live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
                 self.meter();
             }

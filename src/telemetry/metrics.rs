@@ -60,6 +60,8 @@ labels! {
     /// `direction` is `message`, `reply` or `push`; `mode` is `enforce` or `report`.
     ViolationLabel { endpoint, route, direction, mode }
     CommandLabel { kind, outcome }
+    /// `direction` is `received` or `sent`; `form` is `wire` or `plain`.
+    CompressionLabel { endpoint, direction, form }
     LimitLabel { endpoint, limit }
     UpstreamLabel { upstream }
     UpstreamOutcome { upstream, outcome }
@@ -107,6 +109,7 @@ pub struct Metrics {
     pub messages_sent: Counters<EndpointLabel>,
     pub received_bytes: Counters<EndpointLabel>,
     pub sent_bytes: Counters<EndpointLabel>,
+    pub compressed_bytes: Counters<CompressionLabel>,
     /// Bytes waiting in mailboxes; set when metrics are read.
     pub mailbox_bytes: Gauge,
     pub slow_consumers: Counters<EndpointLabel>,
@@ -172,6 +175,11 @@ impl Metrics {
             messages_sent: add(&mut r, "messages_sent", "Messages written to clients"),
             received_bytes: add(&mut r, "received_bytes", "Payload bytes read from clients"),
             sent_bytes: add(&mut r, "sent_bytes", "Payload bytes written to clients"),
+            compressed_bytes: add(
+                &mut r,
+                "compressed_bytes",
+                "Bytes of compressed messages, on the wire and before compression",
+            ),
             mailbox_bytes: add(&mut r, "mailbox_bytes", "Bytes waiting for clients to read"),
             slow_consumers: add(&mut r, "slow_consumers", "Connections cut because their client did not read"),
             reloads: add(&mut r, "config_reloads", "Reloads by outcome: applied, unchanged or refused"),
@@ -222,8 +230,17 @@ impl Metrics {
     }
 
     /// The handles of one endpoint, taken once for each snapshot.
-    pub fn endpoint(&self, endpoint: &Label) -> EndpointMetrics {
+    pub fn endpoint(&self, endpoint: &Label, compresses: bool) -> EndpointMetrics {
         let label = EndpointLabel { endpoint: endpoint.clone() };
+        let compressed = |direction: &str, form: &str| {
+            let (direction, form) = (direction.into(), form.into());
+            let label = CompressionLabel { endpoint: endpoint.clone(), direction, form };
+            self.compressed_bytes.get_or_create_owned(&label)
+        };
+        let compressed = |direction| CompressionMetrics {
+            wire: compressed(direction, "wire"),
+            plain: compressed(direction, "plain"),
+        };
         EndpointMetrics {
             connections: self.connections.get_or_create_owned(&label),
             opened: self.connections_opened.get_or_create_owned(&label),
@@ -232,6 +249,8 @@ impl Metrics {
             received_bytes: self.received_bytes.get_or_create_owned(&label),
             sent_bytes: self.sent_bytes.get_or_create_owned(&label),
             slow_consumers: self.slow_consumers.get_or_create_owned(&label),
+            received_compressed: compresses.then(|| compressed("received")),
+            sent_compressed: compresses.then(|| compressed("sent")),
         }
     }
 
@@ -268,6 +287,16 @@ pub struct EndpointMetrics {
     pub received_bytes: Counter,
     pub sent_bytes: Counter,
     pub slow_consumers: Counter,
+    /// Where the endpoint compresses.
+    pub received_compressed: Option<CompressionMetrics>,
+    pub sent_compressed: Option<CompressionMetrics>,
+}
+
+/// How large compressed messages of one direction were.
+#[derive(Clone)]
+pub struct CompressionMetrics {
+    pub wire: Counter,
+    pub plain: Counter,
 }
 
 /// The metrics that a route touches for each message.

@@ -5,6 +5,7 @@
 mod admin;
 mod batch;
 mod codes;
+mod compression;
 mod drain;
 mod events;
 mod handshake;

@@ -79,7 +79,7 @@ impl Upgrader {
         facts: ConnectFacts,
     ) -> Answer {
         let chosen = choose_subprotocol(&endpoint.draft.subprotocols, &handshake.offered, None);
-        let answer = switching(&handshake.accept, chosen.as_deref());
+        let answer = switching(&handshake.accept, chosen.as_deref(), handshake.deflate.as_deref());
         // The choice is made: the application's comes too late.
         handshake.offered = chosen.into_iter().collect();
         let this = self.clone();
@@ -111,7 +111,8 @@ impl Upgrader {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let auth = endpoint.draft.auth.as_ref()?;
-        let mut socket = Socket::new(parts.io.into_inner(), &parts.read_buf, FIRST_MESSAGE_BYTES_MAX);
+        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, FIRST_MESSAGE_BYTES_MAX);
+        let mut socket = socket.with_deflate(handshake.deflate.take());
         let awaited = timeout(auth.message_timeout, self.first_token(&endpoint, &mut socket)).await;
         let first = match awaited.unwrap_or(Ok(None)) {
             Ok(Some(token)) => self.verify(&endpoint, &token).await,
@@ -151,7 +152,8 @@ impl Upgrader {
         let services = self.services.clone();
         socket.set_message_size(endpoint.draft.limits.message_size);
         let Handshake { place, meters, .. } = handshake;
-        let opened = Opened { services, endpoint, connection, registration, meters, greeting: Box::new(greeting) };
+        let greeting = Box::new(greeting);
+        let opened = Opened { services, endpoint, connection, registration, meters, deflate: None, greeting };
         let session = opened.serve_socket(socket);
         Some(Box::pin(async move {
             let _place = place;

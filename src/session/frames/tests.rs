@@ -134,6 +134,35 @@ fn what_breaks_the_protocol_is_named() {
 }
 
 #[test]
+fn packed_messages_are_told_by_their_first_frame() {
+    let packed = |stream: &[u8]| {
+        let mut decoder = Decoder::new(MESSAGE_SIZE);
+        decoder.allow_packed();
+        decode(&mut decoder, stream, &[usize::MAX])
+    };
+    // What is packed is not text yet.
+    let stream =
+        [frame(0xc1, b"\xff"), frame(0x42, b"a"), frame(0x89, b""), frame(0x80, b"b"), frame(0x81, b"c")].concat();
+    let expected = vec![
+        Decoded::Packed(Kind::Text, b"\xff".to_vec()),
+        Decoded::Ping(Bytes::new()),
+        Decoded::Packed(Kind::Binary, b"ab".to_vec()),
+        text("c"),
+    ];
+    assert_eq!(packed(&stream), (expected, None));
+    let reserved = Some(Violation::Protocol("reserved bits are set"));
+    for stream in
+        [[frame(0x41, b"a"), frame(0xc0, b"b")].concat(), frame(0xc9, b""), frame(0xc8, b""), frame(0xe1, b"")]
+    {
+        assert_eq!(packed(&stream).1, reserved, "{stream:x?}");
+    }
+    // It may be somewhat larger than what it becomes, and no more.
+    let most = MESSAGE_SIZE + MESSAGE_SIZE / 4 + PACKED_EXCESS_BYTES;
+    assert_eq!(packed(&frame(0xc2, &vec![0; most])).1, None);
+    assert_eq!(packed(&frame(0xc2, &vec![0; most + 1])).1, Some(Violation::TooLarge(MESSAGE_SIZE)));
+}
+
+#[test]
 fn a_text_that_cannot_be_one_is_refused_before_its_frame_is_whole() {
     let begun = &frame(0x01, b"good \xed\xa0 more")[..6 + 7];
     assert_eq!(decoded(begun).1, Some(InvalidText.into()));
