@@ -80,7 +80,7 @@ impl<'a> Peer<'a> {
             2 => drop(self.read()),
             3 => self.pipe.ends().room += how_much * how_much,
             4 => self.queue(how_much),
-            5 if self.close.is_none() && !self.is_over => self.socket.ping(&mut context()),
+            5 if self.close.is_none() && !self.is_over => self.socket.ping(),
             6 => self.flush(),
             _ if how_much == 1 => self.close(),
             _ => drop(self.machine.next_message(0)),
@@ -118,7 +118,7 @@ impl<'a> Peer<'a> {
                 assert!(ending.reason.len() <= REASON_BYTES_MAX && ending.code.is_sendable(), "{ending:?}");
                 if self.close.is_none() {
                     self.drop_queued();
-                    self.socket.close(&mut context(), &ending);
+                    self.socket.close(&ending);
                 }
                 self.over(ending);
             }
@@ -196,7 +196,7 @@ impl<'a> Peer<'a> {
         if self.close.is_none() && !self.is_over && self.socket.is_idle() {
             let ending = Ending::new(CloseCode::APPLICATION, "r".repeat(REASON_BYTES_MAX), Cause::Server);
             self.machine.close(0, ending.clone());
-            self.socket.close(&mut context(), &ending);
+            self.socket.close(&ending);
             self.close = Some(ending);
         }
     }
