@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::coop;
 use tokio::time::Instant;
 
 use super::live::{Closing, Live};
@@ -30,6 +29,9 @@ use renewal::expiry_of;
 
 /// Bytes that the writer takes out of the mailbox at once.
 const WRITE_BATCH_BYTES: usize = 64 * 1024;
+/// Messages read in one turn. A flood that is refused at once waits for no upstream: without this it would keep the thread for as long
+/// as bytes are there.
+const STEPS_MAX: usize = 16;
 /// How long a close handshake may take before the socket is given up.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -112,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
+        for _ in 0..STEPS_MAX {
             let mut progress = self.poll_renewal(cx);
             progress |= self.poll_calls(cx);
             progress |= self.start_calls();
@@ -128,6 +130,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 return Poll::Pending;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Takes the verdicts of finished calls.
@@ -317,8 +321,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if !wanted {
             return false;
         }
-        // What is refused costs no upstream's time: without this a flood would keep the thread for as long as bytes are there.
-        let Poll::Ready(turn) = coop::poll_proceed(cx) else { return false };
         // What comes in now is held against the limits of now.
         self.refresh();
         let Some(live) = &mut self.live else { return false };
@@ -330,7 +332,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         match read {
             Poll::Pending => false,
             Poll::Ready(incoming) => {
-                turn.made_progress();
                 self.on_incoming(now_ms, incoming);
                 true
             }
