@@ -94,15 +94,18 @@ impl Other {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let (mut answers, mut longest) = (0, Duration::ZERO);
-            while stopped.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+            // An attack may be over before the first answer.
+            loop {
                 let sent = Instant::now();
                 client.send(MESSAGE).await;
                 assert_eq!(client.text().await, MESSAGE);
                 longest = longest.max(sent.elapsed());
                 answers += 1;
+                if stopped.try_recv() != Err(oneshot::error::TryRecvError::Empty) {
+                    return (answers, longest);
+                }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            (answers, longest)
         });
         Self { stop, task }
     }
