@@ -42,6 +42,11 @@ fn decode() {
 }
 
 #[test]
+fn deflate() {
+    replay("deflate");
+}
+
+#[test]
 fn frames() {
     replay("frames");
 }

@@ -8,6 +8,7 @@ mod check;
 pub mod commands;
 pub mod config;
 pub mod decode;
+pub mod deflate;
 pub mod frames;
 mod json;
 pub mod machine;
@@ -26,6 +27,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("commands", commands::run),
     ("config", config::run),
     ("decode", decode::run),
+    ("deflate", deflate::run),
     ("frames", frames::run),
     ("machine", machine::run),
     ("queue", queue::run),
