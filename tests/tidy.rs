@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("telemetry", &["tasks"]),
     ("tls", &[]),
     ("amqp", &["backoff", "ids", "tasks", "telemetry"]),
-    ("upstream", &["amqp", "backoff", "codes", "message", "routing", "tasks", "telemetry"]),
+    ("upstream", &["amqp", "backoff", "codes", "ids", "message", "routing", "tasks", "telemetry"]),
     ("tokens", &["backoff", "claims", "message", "tasks", "telemetry", "upstream"]),
     ("snapshot", &["amqp", "claims", "limits", "routing", "schema", "telemetry", "tokens", "upstream"]),
     (

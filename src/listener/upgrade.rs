@@ -327,7 +327,7 @@ impl Upgrader {
             endpoint: draft.path.clone(),
             // The application's word counts more than a token's or a certificate's.
             user: greeting.user.clone().or_else(|| handshake.user()),
-            context: context_of(greeting).or_else(|| handshake.grant.as_ref().and_then(|grant| grant.context.clone())),
+            context: greeting.context().or_else(|| handshake.grant.as_ref().and_then(|grant| grant.context.clone())),
             grant: handshake.grant.clone(),
             remote_addr: handshake.peer.addr,
             subprotocol: chosen.map(Into::into),
@@ -466,15 +466,6 @@ fn subprotocols(headers: &HeaderMap) -> Vec<String> {
 fn choose_subprotocol(preferred: &[String], offered: &[String], chosen: Option<&str>) -> Option<String> {
     let is_offered = |name: &&str| offered.iter().any(|o| o == name);
     chosen.filter(is_offered).or_else(|| preferred.iter().map(String::as_str).find(is_offered)).map(str::to_owned)
-}
-
-/// The context that the answer to the connect gave, so that the first event already bears it.
-fn context_of(greeting: &Greeting) -> Option<Arc<str>> {
-    let own = greeting.commands.iter().rev().find_map(|command| match command {
-        Command::Context { connection: None, value } => Some(value.clone()),
-        _ => None,
-    });
-    own.filter(|value| !value.is_empty())
 }
 
 fn facts_of(request: &Request<Incoming>, offered: &[String], remote_addr: SocketAddr) -> ConnectFacts {

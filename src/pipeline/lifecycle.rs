@@ -55,6 +55,15 @@ pub struct Greeting {
 }
 
 impl Greeting {
+    /// The context that the answer to the connect gave, so that the first event already bears it.
+    pub fn context(&self) -> Option<Arc<str>> {
+        let own = self.commands.iter().rev().find_map(|command| match command {
+            Command::Context { connection: None, value } => Some(value.clone()),
+            _ => None,
+        });
+        own.filter(|value| !value.is_empty())
+    }
+
     /// Puts the groups that a token names before everything else.
     pub fn join_first(&mut self, grant: Option<&Grant>) {
         let groups = grant.map(|grant| grant.groups.as_slice()).unwrap_or_default();
