@@ -37,7 +37,7 @@ use crate::connection::{Connection, Opening};
 use crate::deliver::Registration;
 use crate::ids::{ConnectionId, NodeId};
 use crate::limits::Meters;
-use crate::message::{Command, Ending};
+use crate::message::Ending;
 use crate::pipeline::{ConnectFacts, Connected, Greeting, Sender};
 use crate::session::deflate::{self, Deflate};
 use crate::session::{Services, Session, Socket};

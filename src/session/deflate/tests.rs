@@ -41,7 +41,8 @@ impl Client {
     fn pack(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut packed = Vec::with_capacity(bytes.len() + 1000);
         self.compress.compress_vec(bytes, &mut packed, FlushCompress::Sync).expect("packed");
-        packed.truncate(packed.len() - 4);
+        // Of nothing behind nothing there is not even a flush.
+        packed.truncate(packed.len().saturating_sub(4));
         packed
     }
 
