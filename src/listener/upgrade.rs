@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::header::{
     CONNECTION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -113,26 +112,28 @@ struct Opened {
     meters: Option<Box<Meters>>,
     deflate: Option<Box<Deflate>>,
     greeting: Box<Greeting>,
+    place: Place,
 }
 
 impl Opened {
-    /// The session as it is: a future around it would hold it twice.
-    fn serve<S>(mut self, parts: Parts<TokioIo<S>>) -> impl Future<Output = ()>
+    /// Hands the socket to its session, in a task that holds nothing else.
+    fn serve<S>(mut self, tasks: &Tasks, parts: Parts<TokioIo<S>>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let deflate = self.deflate.take();
         let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, self.endpoint.draft.limits.message_size);
-        self.serve_socket(socket.with_deflate(deflate))
+        self.serve_socket(tasks, socket.with_deflate(deflate));
     }
 
     /// The same, for a socket that was read before.
-    fn serve_socket<S>(self, socket: Socket<S>) -> impl Future<Output = ()>
+    fn serve_socket<S>(self, tasks: &Tasks, socket: Socket<S>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { services, endpoint, connection, registration, meters, greeting, .. } = self;
-        Session::new(services, endpoint, connection, registration, socket, meters).run(greeting)
+        let Self { services, endpoint, connection, registration, meters, greeting, place, .. } = self;
+        let session = Session::new(services, endpoint, connection, registration, socket, meters);
+        tasks.spawn(session.run(greeting, place));
     }
 
     /// The client left before its answer.
@@ -347,19 +348,17 @@ impl Upgrader {
         let answer = switching(&accept, connection.subprotocol.as_deref(), deflate.as_deref());
         let services = self.services.clone();
         let greeting = Box::new(greeting);
+        let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
-            let _place = place;
-            let opened = Opened { services, endpoint, connection, registration, meters, deflate, greeting };
-            // Boxed, so that this task is not as large as the largest kind of session, nor holds what only the upgrade needed.
-            let session: BoxFuture<'static, ()> = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
-                Ok(Ok(parts)) => Box::pin(opened.serve(parts)),
+            let opened = Opened { services, endpoint, connection, registration, meters, deflate, greeting, place };
+            match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
+                Ok(Ok(parts)) => opened.serve(&tasks, parts),
                 Ok(Err(upgraded)) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                    Ok(parts) => Box::pin(opened.serve(parts)),
-                    Err(_) => Box::pin(opened.give_up()),
+                    Ok(parts) => opened.serve(&tasks, parts),
+                    Err(_) => opened.give_up().await,
                 },
-                Err(_) => Box::pin(opened.give_up()),
-            };
-            session.await;
+                Err(_) => opened.give_up().await,
+            }
         });
         answer
     }

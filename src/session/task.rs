@@ -2,6 +2,7 @@
 //! halves, its calls and its registry entry. Knows the machine, the mailbox, the pipeline; must not know the registry or upstreams.
 
 mod renewal;
+mod settings;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::live::{Closing, Live};
-use super::machine::{Due, Machine, Received, Settings};
+use super::machine::{Due, Machine, Received};
 use super::socket::{Incoming, Socket, Written};
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::connection::{Connection, network};
@@ -26,6 +27,7 @@ use crate::pipeline::{
 };
 use crate::snapshot::{Endpoint, Route};
 use renewal::expiry_of;
+use settings::settings_of;
 
 /// Bytes that the writer takes out of the mailbox at once.
 const WRITE_BATCH_BYTES: usize = 64 * 1024;
@@ -93,19 +95,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// Serves the connection to its end: until the socket is gone, every accepted message is answered, and the disconnect event
-    /// is delivered.
-    pub async fn run(mut self, greeting: Box<Greeting>) {
-        if let Some(frame) = greeting.token_frame {
+    /// is delivered; `place` is dropped then. Not an `async fn`: that would hold the session twice, and the greeting as long.
+    pub fn run<P>(mut self, greeting: Box<Greeting>, place: P) -> impl Future<Output = ()> {
+        let Greeting { token_frame, frame, commands, .. } = *greeting;
+        if let Some(frame) = token_frame {
             self.send(frame);
         }
-        self.apply(Verdict { frame: greeting.frame, commands: greeting.commands, ..Verdict::default() });
-        poll_fn(|cx| self.poll_serve(cx)).await;
+        self.apply(Verdict { frame, commands, ..Verdict::default() });
+        async move {
+            poll_fn(|cx| self.poll_serve(cx)).await;
+            Box::pin(self.tell_disconnect()).await;
+            drop(place);
+        }
+    }
+
+    async fn tell_disconnect(&mut self) {
         self.services.pipeline.refresh(&mut self.endpoint);
         let ending = self.machine.ending();
         let (sender, seq) = (sender_of(&self.connection), self.machine.seq() + 1);
         let lived = Duration::from_millis(self.now_ms().saturating_sub(self.machine.opened_ms()));
-        let told = self.services.pipeline.disconnect(&self.endpoint, sender, seq, &ending, lived);
-        Box::pin(told).await;
+        self.services.pipeline.disconnect(&self.endpoint, sender, seq, &ending, lived).await;
     }
 
     /// Ends a connection whose handshake came to nothing: its connect was accepted, so its disconnect is due.
@@ -476,20 +485,6 @@ impl<S> Drop for Session<S> {
 fn sender_of(connection: &Connection) -> Sender {
     let (context, grant) = connection.bearer();
     Sender { id: connection.id, user: connection.user.clone(), context, grant }
-}
-
-fn settings_of(endpoint: &Endpoint) -> Settings {
-    let draft = &endpoint.draft;
-    Settings {
-        heartbeat_interval_ms: millis(draft.heartbeat.interval),
-        heartbeat_timeout_ms: millis(draft.heartbeat.timeout),
-        heartbeat_misses: draft.heartbeat.misses,
-        idle_timeout_ms: draft.idle_timeout.map(millis),
-        lifetime_ms: draft.lifetime.map(millis),
-        receive_buffer: draft.limits.receive_buffer,
-        invalid_messages: draft.limits.invalid_messages,
-        close_timeout_ms: millis(CLOSE_TIMEOUT),
-    }
 }
 
 fn millis(duration: Duration) -> u64 {

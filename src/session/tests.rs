@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, advance};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::{Services, Session, Socket};
+use super::{Machine, Services, Session, Socket};
 use crate::config;
 use crate::connection::{Connection, Opening, network};
 use crate::deliver::Deliver;
@@ -45,6 +46,20 @@ fn snapshot(limits: &str, previous: Option<&Snapshot>, metrics: &Arc<Metrics>) -
     Snapshot::build(draft, previous, None, metrics).expect("a snapshot")
 }
 
+fn connection(user: Option<&str>, ip: &str) -> Arc<Connection> {
+    Connection::new(Opening {
+        id: ConnectionId::random(NodeId::random()),
+        endpoint: "/ws".into(),
+        user: user.map(Into::into),
+        context: None,
+        grant: None,
+        remote_addr: (ip.parse::<std::net::IpAddr>().expect("an address"), 1).into(),
+        subprotocol: None,
+        send_buffer: 1 << 20,
+        groups_max: 1,
+    })
+}
+
 impl Rig {
     fn new(limits: &str) -> Self {
         let metrics = Arc::new(Metrics::new());
@@ -62,17 +77,7 @@ impl Rig {
     async fn connect(&self, user: &str, ip: &str) -> Client {
         let (services, snapshot) = (self.services.clone(), self.services.pipeline.snapshot());
         let endpoint = snapshot.endpoint("/ws").expect("an endpoint").clone();
-        let connection = Connection::new(Opening {
-            id: ConnectionId::random(NodeId::random()),
-            endpoint: "/ws".into(),
-            user: Some(user.into()),
-            context: None,
-            grant: None,
-            remote_addr: (ip.parse::<std::net::IpAddr>().expect("an address"), 1).into(),
-            subprotocol: None,
-            send_buffer: 1 << 20,
-            groups_max: 1,
-        });
+        let connection = connection(Some(user), ip);
         let who = Who {
             endpoint: &connection.endpoint,
             network: network(connection.remote_addr.ip()),
@@ -84,7 +89,7 @@ impl Rig {
         let (here, there) = tokio::io::duplex(1 << 16);
         let socket = Socket::new(there, &[], 1 << 20);
         let session = Session::new(services, endpoint, connection, registration, socket, meters);
-        self.tasks.spawn(session.run(Box::default()));
+        self.tasks.spawn(session.run(Box::default(), ()));
         WebSocketStream::from_raw_socket(here, Role::Client, None).await
     }
 }
@@ -220,5 +225,28 @@ async fn close_on_excess_says_why_and_closes_with_4501() {
             assert!(frame.reason.as_str().contains("more messages than its limit"), "{frame:?}");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// Each byte here is paid for each quiet connection: raise a figure only with a reason.
+#[tokio::test]
+async fn what_a_quiet_connection_holds_is_small() {
+    let rig = Rig::new("");
+    let endpoint = rig.services.pipeline.snapshot().endpoint("/ws").expect("an endpoint").clone();
+    let connection = connection(None, "127.0.0.1");
+    let registration = rig.services.deliver.register(connection.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("open");
+    let socket = Socket::new(stream, &[], 1 << 20);
+    let session = Session::new(rig.services.clone(), endpoint, connection, registration, socket, None);
+    let sizes = [
+        ("a connection's shared part", size_of::<Connection>(), 352),
+        ("the machine", size_of::<Machine>(), 280),
+        ("the socket", size_of::<Socket<TcpStream>>(), 152),
+        // Not the session twice: an `async fn` would hold it as its argument too.
+        ("the session's future", size_of_val(&session.run(Box::default(), ())), 584),
+    ];
+    for (what, bytes, most) in sizes {
+        assert!(bytes <= most, "{what} has {bytes} bytes, at most {most}");
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
 
-use futures_util::future::BoxFuture;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Request, StatusCode};
 use hyper::upgrade::{Parts, Upgraded};
@@ -85,32 +84,28 @@ impl Upgrader {
         let this = self.clone();
         self.tasks.spawn(async move {
             let Ok(upgraded) = (&mut handshake.upgrade).await else { return };
-            let session = match upgraded.downcast::<TokioIo<TcpStream>>() {
+            match upgraded.downcast::<TokioIo<TcpStream>>() {
                 Ok(parts) => Box::pin(this.prove(endpoint, handshake, facts, parts)).await,
                 Err(upgraded) => match Upgraded::downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded) {
                     Ok(parts) => Box::pin(this.prove(endpoint, handshake, facts, parts)).await,
-                    Err(_) => None,
+                    Err(_) => return,
                 },
-            };
-            if let Some(session) = session {
-                session.await;
             }
         });
         answer
     }
 
-    /// Waits for the token, and readies the session if it is good; else the socket is closed with the reason.
+    /// Waits for the token, and starts the session if it is good; else the socket is closed with the reason.
     async fn prove<S>(
         self: Arc<Self>,
         endpoint: Arc<Endpoint>,
         mut handshake: Handshake,
         facts: ConnectFacts,
         parts: Parts<TokioIo<S>>,
-    ) -> Option<BoxFuture<'static, ()>>
-    where
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let auth = endpoint.draft.auth.as_ref()?;
+        let Some(auth) = &endpoint.draft.auth else { return };
         let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, FIRST_MESSAGE_BYTES_MAX);
         let mut socket = socket.with_deflate(handshake.deflate.take());
         let awaited = timeout(auth.message_timeout, self.first_token(&endpoint, &mut socket)).await;
@@ -119,7 +114,7 @@ impl Upgrader {
             Ok(None) => Err(Refused::Missing),
             Err(ending) => {
                 turn_away(&mut socket, None, &ending.code, &ending.reason).await;
-                return None;
+                return;
             }
         };
         self.services.pipeline.count_token(&endpoint, &first);
@@ -129,7 +124,7 @@ impl Upgrader {
                 tell(&endpoint, handshake.peer.addr, &refused);
                 let frame = self.services.pipeline.token_refused(&endpoint, 0, &refused).frame;
                 turn_away(&mut socket, frame, &CloseCode::UNAUTHORIZED, "no valid token").await;
-                return None;
+                return;
             }
         };
         let left = grant.expires_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
@@ -143,7 +138,7 @@ impl Upgrader {
                     _ => CloseCode::UNAUTHORIZED,
                 };
                 turn_away(&mut socket, None, &code, &reason).await;
-                return None;
+                return;
             }
         };
         let left_ms = left.and_then(|left| u64::try_from(left.as_millis()).ok());
@@ -153,12 +148,8 @@ impl Upgrader {
         socket.set_message_size(endpoint.draft.limits.message_size);
         let Handshake { place, meters, .. } = handshake;
         let greeting = Box::new(greeting);
-        let opened = Opened { services, endpoint, connection, registration, meters, deflate: None, greeting };
-        let session = opened.serve_socket(socket);
-        Some(Box::pin(async move {
-            let _place = place;
-            session.await;
-        }))
+        let opened = Opened { services, endpoint, connection, registration, meters, deflate: None, greeting, place };
+        opened.serve_socket(&self.tasks, socket);
     }
 
     /// As for a handshake that bore its token.
