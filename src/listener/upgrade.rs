@@ -133,7 +133,7 @@ impl Opened {
     {
         let Self { services, endpoint, connection, registration, meters, greeting, place, .. } = self;
         let session = Session::new(services, endpoint, connection, registration, socket, meters);
-        tasks.spawn(session.run(greeting, place));
+        tasks.spawn(session.run(*greeting, place));
     }
 
     /// The client left before its answer.

@@ -96,8 +96,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// Serves the connection to its end: until the socket is gone, every accepted message is answered, and the disconnect event
     /// is delivered; `place` is dropped then. Not an `async fn`: that would hold the session twice, and the greeting as long.
-    pub fn run<P>(mut self, greeting: Box<Greeting>, place: P) -> impl Future<Output = ()> {
-        let Greeting { token_frame, frame, commands, .. } = *greeting;
+    pub fn run<P>(mut self, greeting: Greeting, place: P) -> impl Future<Output = ()> {
+        let Greeting { token_frame, frame, commands, .. } = greeting;
         if let Some(frame) = token_frame {
             self.send(frame);
         }

@@ -18,7 +18,7 @@ use crate::connection::{Connection, Opening, network};
 use crate::deliver::Deliver;
 use crate::ids::{ConnectionId, NodeId};
 use crate::limits::{Entering, Who};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Greeting, Pipeline};
 use crate::registry::Registry;
 use crate::snapshot::Snapshot;
 use crate::tasks::Tasks;
@@ -89,7 +89,7 @@ impl Rig {
         let (here, there) = tokio::io::duplex(1 << 16);
         let socket = Socket::new(there, &[], 1 << 20);
         let session = Session::new(services, endpoint, connection, registration, socket, meters);
-        self.tasks.spawn(session.run(Box::default(), ()));
+        self.tasks.spawn(session.run(Greeting::default(), ()));
         WebSocketStream::from_raw_socket(here, Role::Client, None).await
     }
 }
@@ -244,7 +244,7 @@ async fn what_a_quiet_connection_holds_is_small() {
         ("the machine", size_of::<Machine>(), 280),
         ("the socket", size_of::<Socket<TcpStream>>(), 152),
         // Not the session twice: an `async fn` would hold it as its argument too.
-        ("the session's future", size_of_val(&session.run(Box::default(), ())), 584),
+        ("the session's future", size_of_val(&session.run(Greeting::default(), ())), 584),
     ];
     for (what, bytes, most) in sizes {
         assert!(bytes <= most, "{what} has {bytes} bytes, at most {most}");

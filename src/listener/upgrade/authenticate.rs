@@ -86,10 +86,11 @@ impl Upgrader {
             let Ok(upgraded) = (&mut handshake.upgrade).await else { return };
             match upgraded.downcast::<TokioIo<TcpStream>>() {
                 Ok(parts) => Box::pin(this.prove(endpoint, handshake, facts, parts)).await,
-                Err(upgraded) => match Upgraded::downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded) {
-                    Ok(parts) => Box::pin(this.prove(endpoint, handshake, facts, parts)).await,
-                    Err(_) => return,
-                },
+                Err(upgraded) => {
+                    if let Ok(parts) = Upgraded::downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded) {
+                        Box::pin(this.prove(endpoint, handshake, facts, parts)).await;
+                    }
+                }
             }
         });
         answer
