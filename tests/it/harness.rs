@@ -33,7 +33,7 @@ pub use raw::{HANDSHAKE, Raw, frame};
 pub use upstream::{Call, Reply, Upstream};
 
 /// How long a condition may take before its test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The size of a test of an outage, which the environment may raise: clients, messages of each, pace and outage in milliseconds.
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 
 use crate::harness::issuer::{Issuer, now};
-use crate::harness::{Client, PATIENCE, Upstream, eventually, yaml};
+use crate::harness::{Client, Upstream, eventually, yaml};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
 
@@ -114,5 +114,4 @@ async fn every_bad_token_is_answered_401_and_logged_in_one_line_without_it() {
     }
     child.kill().expect("killed");
     child.wait().expect("ended");
-    let _ = PATIENCE;
 }
