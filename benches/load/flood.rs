@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use futures_util::SinkExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::clients::{Load, connect, message, text};
@@ -46,7 +47,15 @@ pub struct Flood {
     /// Connections at a time
     #[arg(long, default_value_t = 64)]
     pub connections: usize,
+    /// Connections, and waves of 200 frames each, that are begun in a second; 0: as many as go
+    #[arg(long, default_value_t = 0)]
+    pub per_second: usize,
 }
+
+/// Frames in a wave.
+const WAVE: usize = 200;
+/// How often what may be begun is handed out.
+const TICK: Duration = Duration::from_millis(1);
 
 /// Floods until it is killed. What is closed is opened again.
 #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
@@ -58,26 +67,56 @@ pub async fn flood(flood: Flood) {
         "GET /{path} HTTP/1.1\r\nhost: {addr}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
-    let (head, opened) = (Arc::new(head), Arc::new(AtomicU64::new(0)));
+    let (head, counts) = (Arc::new(head), Arc::new(Counts::default()));
+    let pace = Arc::new(Semaphore::new(if flood.per_second > 0 { 0 } else { Semaphore::MAX_PERMITS / 2 }));
     for _ in 0..flood.connections {
-        let (head, opened) = (head.clone(), opened.clone());
+        let (head, counts, pace) = (head.clone(), counts.clone(), pace.clone());
         tokio::spawn(async move {
             loop {
+                next(&pace).await;
+                counts.begun.fetch_add(1, Ordering::Relaxed);
                 match open(addr, &head).await {
                     Some(stream) => {
-                        opened.fetch_add(1, Ordering::Relaxed);
-                        pour(stream, flood.kind).await;
+                        counts.opened.fetch_add(1, Ordering::Relaxed);
+                        pour(stream, flood.kind, &pace, &counts).await;
                     }
                     None => tokio::time::sleep(REFUSED_PAUSE).await,
                 }
             }
         });
     }
-    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let (mut tick, begun) = (tokio::time::interval(TICK), Instant::now());
+    let (mut handed, mut told) = (0, 0);
     loop {
-        second.tick().await;
-        eprintln!("flood of {:?}: {} opened", flood.kind, opened.swap(0, Ordering::Relaxed));
+        tick.tick().await;
+        let due = (begun.elapsed().as_secs_f64() * flood.per_second as f64) as usize;
+        // What a stopped server did not take is not made up for.
+        pace.add_permits((due - handed).min(flood.per_second.saturating_sub(pace.available_permits())));
+        handed = due;
+        if begun.elapsed().as_secs() > told {
+            told += 1;
+            let [begun, opened, waves] =
+                [&counts.begun, &counts.opened, &counts.waves].map(|count| count.swap(0, Ordering::Relaxed));
+            eprintln!(
+                "flood of {:?}: {begun} connections begun, {opened} opened, {} frames",
+                flood.kind,
+                waves * WAVE as u64
+            );
+        }
     }
+}
+
+/// Of a second.
+#[derive(Default)]
+struct Counts {
+    begun: AtomicU64,
+    opened: AtomicU64,
+    waves: AtomicU64,
+}
+
+/// Waits for its turn.
+async fn next(pace: &Semaphore) {
+    pace.acquire().await.expect("never closed").forget();
 }
 
 /// A WebSocket, if one is granted.
@@ -97,7 +136,7 @@ async fn open(addr: SocketAddr, head: &str) -> Option<TcpStream> {
 }
 
 /// Writes what it can until it is closed, and throws away what comes back.
-async fn pour(mut stream: TcpStream, kind: Kind) {
+async fn pour(mut stream: TcpStream, kind: Kind, pace: &Semaphore, counts: &Counts) {
     let (first, payload) = match kind {
         Kind::Handshakes => return,
         Kind::Messages => (0x81, message(128)),
@@ -105,13 +144,16 @@ async fn pour(mut stream: TcpStream, kind: Kind) {
         Kind::Pings => (0x89, String::new()),
         Kind::Fragments => (0x00, String::new()),
     };
-    let wave = frame(first, payload.as_bytes()).repeat(200);
+    let wave = frame(first, payload.as_bytes()).repeat(WAVE);
     let (mut from, mut to) = stream.split();
     let writing = async {
         if kind == Kind::Fragments && to.write_all(&frame(0x01, b"{")).await.is_err() {
             return;
         }
-        while to.write_all(&wave).await.is_ok() {}
+        while to.write_all(&wave).await.is_ok() {
+            counts.waves.fetch_add(1, Ordering::Relaxed);
+            next(pace).await;
+        }
     };
     let reading = async {
         let mut space = [0; 16 * 1024];

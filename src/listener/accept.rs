@@ -32,6 +32,8 @@ const BACKLOG: i32 = 4096;
 const HEADER_BYTES_MIN: usize = 8192;
 /// The request's head, the connect event's answer, and the handshake's: each may take the handshake's time limit.
 const HANDSHAKE_PHASES: u32 = 3;
+/// Accepted in a row before others get their turn: a flood of connections must not keep the thread.
+const ACCEPTS_MAX: usize = 8;
 /// How long to wait before the next accept when there are no file descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// How often what is kept of addresses and users that are gone is looked through.
@@ -72,6 +74,7 @@ impl Listener {
     /// Accepts until `stop` turns true; then the listening socket is closed.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut exhausted = false;
+        let mut in_a_row = 0;
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -90,6 +93,10 @@ impl Listener {
                         tracing::info!("accepting again");
                     }
                     self.serve(stream, addr);
+                    in_a_row += 1;
+                    if in_a_row % ACCEPTS_MAX == 0 {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(error) => {
                     let kind = if is_exhausted(&error) { "exhausted" } else { "other" };
@@ -109,11 +116,16 @@ impl Listener {
     }
 
     fn serve(&self, stream: TcpStream, addr: SocketAddr) {
+        let proxies = &self.shared.settings.proxies;
+        let is_counted = !proxies.protocol && proxies.is_client(addr);
+        if is_counted && !self.shared.lets_in(&stream, addr) {
+            return;
+        }
         // Small frames leave at once; a socket that is already gone fails later and loudly enough.
         let _ = stream.set_nodelay(true);
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
-            if let Err(error) = shared.serve(stream, addr).await {
+            if let Err(error) = shared.serve(stream, addr, is_counted).await {
                 tracing::debug!(peer = %addr, "handshake failed: {error}");
             }
         });
@@ -122,17 +134,15 @@ impl Listener {
 
 impl Shared {
     /// From the first byte to the upgrade.
-    async fn serve(&self, mut stream: TcpStream, addr: SocketAddr) -> io::Result<()> {
-        let addr = match self.settings.proxies.protocol {
-            true => self.behind_proxy(&mut stream, addr).await?,
-            false => addr,
-        };
-        let Some(tls) = &self.tls else { return self.http(stream, Peer { addr, user: None, is_counted: false }).await };
-        // A TLS handshake costs more than all that comes after it: who is over its limit is cut before, if it is known who it is.
-        let is_counted = self.settings.proxies.is_client(addr);
-        if is_counted && self.upgrader.knock("$none", addr.ip()).is_err() {
-            return Ok(());
+    async fn serve(&self, mut stream: TcpStream, mut addr: SocketAddr, mut is_counted: bool) -> io::Result<()> {
+        if self.settings.proxies.protocol {
+            addr = self.behind_proxy(&mut stream, addr).await?;
+            is_counted = self.settings.proxies.is_client(addr);
+            if is_counted && !self.lets_in(&stream, addr) {
+                return Ok(());
+            }
         }
+        let Some(tls) = &self.tls else { return self.http(stream, Peer { addr, user: None, is_counted }).await };
         let accepted = Box::pin(tls.accept(stream, self.settings.handshake_timeout)).await;
         let outcome = match &accepted {
             Ok(_) => "ok",
@@ -143,6 +153,16 @@ impl Shared {
         let stream = accepted?;
         let user = tls::subject(&stream).and_then(|subject| name("user", &subject).ok());
         Box::pin(self.http(stream, Peer { addr, user, is_counted })).await
+    }
+
+    /// Holds a connection against the limits on handshakes as soon as it is known whose it is: TLS and HTTP cost more than all that
+    /// comes after them. Who is over is told so where that can be read, and cut.
+    fn lets_in(&self, stream: &TcpStream, addr: SocketAddr) -> bool {
+        let Err(refusal) = self.upgrader.knock("$none", addr.ip()) else { return true };
+        if self.tls.is_none() {
+            self.upgrader.refuse_unread(stream, refusal);
+        }
+        false
     }
 
     /// The client's address as the PROXY protocol says it; only a trusted proxy may.

@@ -163,23 +163,23 @@ impl Upgrader {
         if !peer.is_counted
             && let Err(refusal) = self.knock(&path, addr.ip())
         {
-            return self.count(&path, refusal.into_answer());
+            return self.finish(&path, refusal.into_answer());
         }
         let Some(endpoint) = endpoint else {
-            return self.count(&path, refuse(StatusCode::NOT_FOUND, "no endpoint at this path").into_answer());
+            return self.finish(&path, refuse(StatusCode::NOT_FOUND, "no endpoint at this path").into_answer());
         };
         let peer = Peer { addr, ..peer };
         let checked = self.check(&request, &endpoint);
         let checked = checked.and_then(|checked| Ok((checked, self.meter(&endpoint, &peer, None, None)?)));
         let ((accept, place), meters) = match checked {
             Ok(checked) => checked,
-            Err(refusal) => return self.count(&path, refusal.into_answer()),
+            Err(refusal) => return self.finish(&path, refusal.into_answer()),
         };
         let sources = endpoint.draft.auth.as_ref().map(|auth| auth.sources.as_slice()).unwrap_or_default();
         let offered = subprotocols(request.headers());
         let proof = match self.authenticate(&endpoint, &request, &offered, peer.addr).await {
             Ok(proof) => proof,
-            Err(refused) => return self.count(&path, refused),
+            Err(refused) => return self.finish(&path, refused),
         };
         let offered = credentials::choosable(sources, offered);
         let mut facts = facts_of(&request, &offered, addr);
@@ -206,7 +206,7 @@ impl Upgrader {
                 self.admit(endpoint, handshake, facts).await
             }
         };
-        self.count(&path, answer)
+        self.finish(&path, answer)
     }
 
     /// Asks the connect upstream, where there is one, and answers the handshake.
@@ -363,13 +363,17 @@ impl Upgrader {
         answer
     }
 
-    fn count(&self, endpoint: &str, mut answer: Answer) -> Answer {
-        let status = answer.status().as_str().into();
-        self.metrics.handshakes.get_or_create(&HandshakeLabel { endpoint: endpoint.into(), status }).inc();
+    fn finish(&self, endpoint: &str, mut answer: Answer) -> Answer {
+        self.count(endpoint, answer.status());
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer
+    }
+
+    fn count(&self, endpoint: &str, status: StatusCode) {
+        let label = HandshakeLabel { endpoint: endpoint.into(), status: status.as_str().into() };
+        self.metrics.handshakes.get_or_create(&label).inc();
     }
 }
 

@@ -18,6 +18,10 @@ use crate::snapshot::Compression;
 
 /// Of each thread. What is missing of a message that is larger is read straight into the message.
 const SHARED_BYTES: usize = 32 * 1024;
+/// Read of a connection that is being closed, so that its peer sees the close: who goes on sending is not read any more.
+const CLOSING_BYTES_MAX: u32 = 256 * 1024;
+/// No close is under way.
+const UNBOUNDED: u32 = u32::MAX;
 /// Slices in one vectored write.
 const SLICES: usize = 32;
 
@@ -61,6 +65,8 @@ pub struct Socket<S> {
     heard: bool,
     /// Our close frame is queued or out: no frame may follow it.
     is_closed: bool,
+    /// What may still be read, once a close is under way; `UNBOUNDED` before.
+    left_bytes: u32,
     /// Boxed: most sockets have none.
     deflate: Option<Box<Deflate>>,
 }
@@ -86,6 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             out_offset: 0,
             heard: false,
             is_closed: false,
+            left_bytes: UNBOUNDED,
             deflate: None,
         }
     }
@@ -156,10 +163,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
+    /// From now on only little is read: a close is under way, and who goes on sending must not cost more than it did before.
+    pub fn begin_closing(&mut self) {
+        self.left_bytes = self.left_bytes.min(CLOSING_BYTES_MAX);
+    }
+
     /// Begins the close handshake. Call once `is_idle`, so that it comes behind every message.
     pub fn close(&mut self, ending: &Ending) {
         self.queue_control(Opcode::Close, close_frame_payload(ending).into());
         self.is_closed = true;
+        self.begin_closing();
     }
 
     /// True when no message waits to be written.
@@ -195,30 +208,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.rest = BytesMut::new();
         SHARED.with_borrow_mut(|shared| {
-            loop {
+            while self.left_bytes > 0 {
                 let mut buffer = ReadBuf::new(shared);
                 match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
-                    Ok(()) if !buffer.filled().is_empty() => {}
+                    Ok(()) if !buffer.filled().is_empty() => self.count_read(buffer.filled().len()),
                     _ => return Poll::Ready(()),
                 }
             }
+            Poll::Pending
         })
     }
 
     /// Reads once. What lies behind the first message is kept.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Result<Option<Decoded>, Violation>>> {
-        let stream = Pin::new(&mut self.stream);
+        if self.left_bytes == 0 {
+            return Poll::Pending;
+        }
         if let Some(mut space) = self.decoder.space(SHARED_BYTES) {
-            let count = ready!(poll_read_buf(stream, cx, &mut space))?;
-            self.heard = true;
+            let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut space))?;
+            self.count_read(count);
             return Poll::Ready(some_bytes(count).map(|_| self.decoder.filled()));
         }
         SHARED.with_borrow_mut(|shared| {
             let mut buffer = ReadBuf::new(shared);
-            ready!(stream.poll_read(cx, &mut buffer))?;
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            some_bytes(buffer.filled().len())?;
+            self.count_read(buffer.filled().len());
             let input = buffer.filled_mut();
-            some_bytes(input.len())?;
-            self.heard = true;
             let mut at = 0;
             let decoded = self.decoder.decode(input, &mut at);
             if at < input.len() {
@@ -226,6 +242,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             Poll::Ready(Ok(decoded))
         })
+    }
+
+    fn count_read(&mut self, bytes: usize) {
+        self.heard = true;
+        if self.left_bytes != UNBOUNDED {
+            self.left_bytes = self.left_bytes.saturating_sub(u32::try_from(bytes).unwrap_or(UNBOUNDED));
+        }
     }
 
     fn decode_rest(&mut self) -> Result<Option<Decoded>, Violation> {

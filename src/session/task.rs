@@ -285,6 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.machine.close(now_ms, ending);
         if let Some(live) = &mut self.live {
             live.closing = Closing::Wanted;
+            live.socket.begin_closing();
             live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
         }
     }

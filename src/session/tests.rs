@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, advance};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::task::CLOSE_TIMEOUT;
 use super::{Machine, Services, Session, Socket};
 use crate::config;
 use crate::connection::{Connection, Opening, network};
@@ -225,6 +226,28 @@ async fn close_on_excess_says_why_and_closes_with_4501() {
             assert!(frame.reason.as_str().contains("more messages than its limit"), "{frame:?}");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// It sees its close when it reads; what it goes on sending costs nothing more, and it is given up in time.
+#[tokio::test(start_paused = true)]
+async fn who_is_closed_and_goes_on_sending_is_not_read_any_more() {
+    let rig = Rig::new("messages_per_second: 1, on_excess: close");
+    let abuse = [&[0x81, 0x8c, 0, 0, 0, 0], MESSAGE.as_bytes()].concat();
+    let violation = [&[0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0], &[0; 0xffff][..], &[0x81, 0x00]].concat();
+    for flood in [abuse.repeat(1000), violation] {
+        let mut client = rig.connect("ann", "192.0.2.1").await;
+        let (mut from, mut to) = tokio::io::split(client.get_mut());
+        let begun = Instant::now();
+        let mut taken = 0;
+        while let Ok(count) = to.write(&flood).await {
+            taken += count;
+        }
+        assert_eq!(begun.elapsed().as_secs(), CLOSE_TIMEOUT.as_secs(), "given up");
+        assert!((256 * 1024..=512 * 1024).contains(&taken), "{taken} bytes were taken");
+        let mut said = Vec::new();
+        from.read_to_end(&mut said).await.expect("an end");
+        assert!(said.windows(4).any(|four| four[0] == 0x88 && four[2] >= 0x03), "no close frame");
     }
 }
 

@@ -4,11 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
+use tokio::net::TcpStream;
 
 use super::{Handshake, Peer, Refusal, Upgrader, refuse};
 use crate::connection::network;
 use crate::limits::{Entering, Excess, Limit, Meters, Who};
 use crate::snapshot::Endpoint;
+
+/// Room for the request of who is refused without a look at it.
+const UNREAD_BYTES: usize = 4096;
 
 impl Upgrader {
     /// Holds a handshake against the limits on handshakes.
@@ -16,6 +20,20 @@ impl Upgrader {
         let limits = self.services.pipeline.snapshot().limits;
         let knocked = self.services.accounts.knock(self.services.now_ms(), network(ip), &limits);
         knocked.map_err(|Excess { limit, retry_after_ms }| self.too_many(endpoint, limit, retry_after_ms))
+    }
+
+    /// Answers a request that nobody looks at, as far as the client can be told without waiting for it.
+    pub fn refuse_unread(&self, stream: &TcpStream, refusal: Refusal) {
+        self.count("$none", refusal.status);
+        // Bytes left unread would reset the connection, and the answer could be lost with it.
+        let _ = stream.try_read(&mut [0; UNREAD_BYTES]);
+        let Refusal { status, message, retry_after_s } = refusal;
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: {retry_after_s}\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{message}\n",
+            message.len() + 1
+        );
+        let _ = stream.try_write(head.as_bytes());
     }
 
     /// Forgets users and addresses that are gone and have nothing to wait for any more.
