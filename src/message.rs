@@ -5,6 +5,7 @@ pub mod assembly;
 pub mod command;
 pub mod forms;
 pub mod json;
+pub mod text;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -216,6 +217,15 @@ impl Traceparent {
     pub fn random(sampled: bool) -> Self {
         Self { trace_id: rand::random::<u128>() | 1, span_id: rand::random::<u64>() | 1, sampled }
     }
+
+    /// As the header `traceparent` has it.
+    pub fn text(&self) -> [u8; 55] {
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        text::hex(&mut text[3..35], self.trace_id);
+        text::hex(&mut text[36..52], self.span_id.into());
+        text[54] += u8::from(self.sampled);
+        text
+    }
 }
 
 impl std::str::FromStr for Traceparent {
@@ -244,7 +254,7 @@ pub struct InvalidTraceparent;
 
 impl std::fmt::Display for Traceparent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        f.write_str(text::ascii(&self.text()))
     }
 }
 

@@ -4,21 +4,23 @@
 pub mod amqp;
 mod answer;
 pub mod batch;
+pub mod head;
 mod request;
 mod signature;
 
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::message::Event;
 
-pub use answer::{Refusal, is_retryable, read};
+pub use answer::{Refusal, has_meaning, is_retryable, read};
 pub use signature::Signer;
 
 use super::http::Mode;
+use head::{Fixed, Head};
 
 /// Headers that belong to one connection or are made by Holdfast; settings may not name them.
 const RESERVED: [&str; 9] = [
@@ -39,7 +41,7 @@ pub struct Contract {
     mode: Mode,
     signer: Option<Signer>,
     /// Headers that every request bears, `user-agent` among them.
-    fixed: Vec<(HeaderName, HeaderValue)>,
+    fixed: Fixed,
 }
 
 impl Contract {
@@ -55,6 +57,10 @@ impl Contract {
             if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("ce-") {
                 return Err(format!("the header {name} is made by Holdfast and cannot be set"));
             }
+            // Holdfast's own takes its place.
+            if name == "traceparent" || (signer.is_some() && name.as_str().starts_with("webhook-")) {
+                continue;
+            }
             let mut value = HeaderValue::from_str(value.expose_secret())
                 .map_err(|_| format!("the value of the header {name} has characters that a header cannot hold"))?;
             value.set_sensitive(true);
@@ -64,12 +70,12 @@ impl Contract {
             let agent = HeaderValue::from_static(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
             fixed.push((http::header::USER_AGENT, agent));
         }
-        Ok(Self { mode, signer, fixed })
+        Ok(Self { mode, signer, fixed: Fixed::new(fixed) })
     }
 
-    /// Headers (all but `host` and `content-length`) and body of one attempt at `now`.
-    pub fn request(&self, event: &Event, now: SystemTime) -> (HeaderMap, Bytes) {
-        request::build(self, event, now)
+    /// Writes the headers (all but `host` and `content-length`) of one attempt at `now`, and gives back its body.
+    pub fn request(&self, event: &Event, now: SystemTime, head: &mut impl Head) -> Bytes {
+        request::build(self, event, now, head)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::amqp::{AMQPValue, BasicProperties, FieldTable};
 use crate::message::Event;
+use crate::message::text::{ascii, rfc3339};
 
 /// Kept on disk by a durable queue.
 const PERSISTENT: u8 = 2;
@@ -35,14 +36,14 @@ pub fn properties(event: &Event, id: &str, common: &Common) -> BasicProperties {
     header("ce-type", event.kind.type_name());
     header("ce-source", &event.endpoint);
     header("ce-id", id);
-    header("ce-time", &humantime::format_rfc3339_millis(event.time).to_string());
+    header("ce-time", ascii(&rfc3339(event.time)));
     header("ce-connectionid", event.connection.as_str());
     for (name, value) in [("ce-event", &event.name), ("ce-userid", &event.user), ("ce-context", &event.context)] {
         if let Some(value) = value {
             header(name, value);
         }
     }
-    header("traceparent", &event.traceparent.to_string());
+    header("traceparent", ascii(&event.traceparent.text()));
     headers.insert("ce-seq".into(), AMQPValue::LongLongInt(i64::try_from(event.seq).unwrap_or(i64::MAX)));
     let properties = BasicProperties::default()
         .with_content_type(event.format.content_type().into())

@@ -12,6 +12,9 @@ use crate::codes::CloseCode;
 use crate::message::command::{self, COMMANDS_MEDIA_TYPE};
 use crate::message::{Answer, Command, EventKind, Failure, Payload, Target, is_text, one_line};
 
+/// What the names of Holdfast's own headers begin with.
+const PREFIX: &str = "holdfast-";
+
 /// Why a response is not an answer.
 #[derive(Debug, PartialEq)]
 pub enum Refusal {
@@ -24,6 +27,16 @@ pub enum Refusal {
 /// True for the statuses after which an event is tried again.
 pub fn is_retryable(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// True for the headers that may mean something in an answer; no other need be kept.
+pub fn has_meaning(name: &str) -> bool {
+    let is = |known: &HeaderName| name.eq_ignore_ascii_case(known.as_str());
+    is(&CONTENT_TYPE)
+        || is(&CONTENT_ENCODING)
+        || is(&RETRY_AFTER)
+        || is(&SEC_WEBSOCKET_PROTOCOL)
+        || name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
 /// Reads a response to an event of this kind.
@@ -105,7 +118,7 @@ fn read_headers(kind: EventKind, headers: &HeaderMap, answer: &mut Answer) -> Re
             once(&mut answer.subprotocol, name, subprotocol(value)?)?;
             continue;
         }
-        let Some(what) = name.as_str().strip_prefix("holdfast-") else { continue };
+        let Some(what) = name.as_str().strip_prefix(PREFIX) else { continue };
         let text = || std::str::from_utf8(value.as_bytes()).map_err(|_| format!("{name}: expected UTF-8"));
         let named = |reason: String| format!("{name}: {reason}");
         let group = || command::name("group", text()?).map_err(named);

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answer::{Refusal, check_coding, is_retryable, refused};
+use super::head::Head;
 use super::{Contract, request};
 use crate::codes::CloseCode;
 use crate::message::command;
@@ -26,9 +27,9 @@ pub fn write(json: &mut Vec<u8>, event: &Event) {
     request::structured(json, event, Some(event.traceparent));
 }
 
-/// Headers of one attempt at `now` to send a batch. `id` is the same for every attempt with the same events.
-pub fn headers(contract: &Contract, id: &str, body: &Bytes, now: SystemTime) -> HeaderMap {
-    request::build_batch(contract, id, body, now)
+/// Writes the headers of one attempt at `now` to send a batch. `id` is the same for every attempt with the same events.
+pub fn headers(contract: &Contract, id: &str, body: &Bytes, now: SystemTime, head: &mut impl Head) {
+    request::build_batch(contract, id, body, now, head);
 }
 
 /// Reads a response to a batch of `count` events: what became of each, in their order.

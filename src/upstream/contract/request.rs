@@ -1,26 +1,21 @@
 //! An event as the headers and body of a request: CloudEvents 1.0, HTTP binding, binary or structured mode.
-//! On the path of every message: one buffer holds all values that are not fixed.
+//! On the path of every message: what is written goes straight to where it leaves from.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
 
+use super::head::Head;
 use super::{Contract, Mode};
+use crate::message::text::{decimal, rfc3339};
 use crate::message::{Event, Format, Traceparent};
 
-/// Room for every value of a usual event, so that the buffer is allocated once.
-const VALUES_BYTES: usize = 384;
 /// Room for the attributes of a usual event in JSON.
 pub(super) const STRUCTURED_BYTES: usize = 448;
-/// The most headers that `build` makes itself.
-const HEADERS_MAX: usize = 18;
-const STRUCTURED: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
-const BATCH: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json");
-const ONE_DOT_ZERO: HeaderValue = HeaderValue::from_static("1.0");
+const STRUCTURED: &str = "application/cloudevents+json";
+const BATCH: &str = "application/cloudevents-batch+json";
 
 static CE_CONNECTION_ID: HeaderName = HeaderName::from_static("ce-connectionid");
 static CE_CONTEXT: HeaderName = HeaderName::from_static("ce-context");
@@ -38,104 +33,95 @@ static WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 
-pub(super) fn build(contract: &Contract, event: &Event, now: SystemTime) -> (HeaderMap, Bytes) {
-    let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
-    let mut headers = fixed(contract);
-    let id = values.display(format_args!("{}.{}", event.connection.as_str(), event.seq));
+/// Writes the headers of one event's request and gives back its body.
+pub(super) fn build(contract: &Contract, event: &Event, now: SystemTime, head: &mut impl Head) -> Bytes {
+    head.fixed(&contract.fixed);
     let body = match contract.mode {
         Mode::Binary => {
-            binary(&mut headers, &mut values, event, &id);
+            binary(head, event);
             event.body.clone()
         }
         Mode::Structured => {
-            headers.insert(CONTENT_TYPE, STRUCTURED);
+            put(head, &CONTENT_TYPE, STRUCTURED);
             let mut json = Vec::with_capacity(STRUCTURED_BYTES + event.body.len() + event.body.len() / 2);
             structured(&mut json, event, None);
             json.into()
         }
     };
-    sign(contract, &mut headers, &mut values, &id, &body, now);
-    headers.insert(&IDEMPOTENCY_KEY, id);
-    headers.insert(&TRACEPARENT, values.display(format_args!("{}", event.traceparent)));
-    (headers, body)
+    sign(contract, head, |out| id(out, event), &body, now);
+    head.put(&TRACEPARENT, |out| out.extend_from_slice(&event.traceparent.text()));
+    body
 }
 
-/// The headers of a request with many events. `id` is visible ASCII.
-pub(super) fn build_batch(contract: &Contract, id: &str, body: &Bytes, now: SystemTime) -> HeaderMap {
-    let mut values = Values(BytesMut::with_capacity(VALUES_BYTES));
-    let mut headers = fixed(contract);
-    headers.insert(CONTENT_TYPE, BATCH);
-    let id = values.encoded(id);
-    sign(contract, &mut headers, &mut values, &id, body, now);
-    headers.insert(&IDEMPOTENCY_KEY, id);
-    headers
+/// Writes the headers of a request with many events.
+pub(super) fn build_batch(contract: &Contract, id: &str, body: &Bytes, now: SystemTime, head: &mut impl Head) {
+    head.fixed(&contract.fixed);
+    put(head, &CONTENT_TYPE, BATCH);
+    sign(contract, head, |out| out.extend_from_slice(id.as_bytes()), body, now);
 }
 
-fn fixed(contract: &Contract) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(HEADERS_MAX + contract.fixed.len());
-    for (name, value) in &contract.fixed {
-        headers.append(name, value.clone());
-    }
-    headers
-}
-
-/// Adds the headers of Standard Webhooks where there is a secret.
-fn sign(
-    contract: &Contract,
-    headers: &mut HeaderMap,
-    values: &mut Values,
-    id: &HeaderValue,
-    body: &[u8],
-    now: SystemTime,
-) {
+/// Adds the request's key, and the headers of Standard Webhooks where there is a secret.
+fn sign(contract: &Contract, head: &mut impl Head, id: impl Fn(&mut Vec<u8>), body: &[u8], now: SystemTime) {
+    head.put(&IDEMPOTENCY_KEY, &id);
     let Some(signer) = &contract.signer else { return };
     let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let signature = signer.sign(id.to_str().unwrap_or_default(), timestamp, body);
-    headers.insert(&WEBHOOK_ID, id.clone());
-    headers.insert(&WEBHOOK_TIMESTAMP, timestamp.into());
-    headers.insert(&WEBHOOK_SIGNATURE, values.display(format_args!("{signature}")));
+    let mut text = Vec::new();
+    id(&mut text);
+    let signature = signer.sign(&text, timestamp, body);
+    head.put(&WEBHOOK_ID, &id);
+    head.put(&WEBHOOK_TIMESTAMP, |out| decimal(out, timestamp));
+    put(head, &WEBHOOK_SIGNATURE, &signature);
 }
 
-fn binary(headers: &mut HeaderMap, values: &mut Values, event: &Event, id: &HeaderValue) {
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(event.format.content_type()));
-    headers.insert(&CE_SPECVERSION, ONE_DOT_ZERO);
-    headers.insert(&CE_TYPE, HeaderValue::from_static(event.kind.type_name()));
-    headers.insert(&CE_SOURCE, values.encoded(&event.endpoint));
-    headers.insert(&CE_ID, id.clone());
-    headers.insert(&CE_TIME, values.display(format_args!("{}", humantime::format_rfc3339_millis(event.time))));
-    if let Some(name) = &event.name {
-        headers.insert(&CE_EVENT, values.encoded(name));
+fn binary(head: &mut impl Head, event: &Event) {
+    put(head, &CONTENT_TYPE, event.format.content_type());
+    put(head, &CE_SPECVERSION, "1.0");
+    put(head, &CE_TYPE, event.kind.type_name());
+    head.put(&CE_SOURCE, |out| encoded(out, &event.endpoint));
+    head.put(&CE_ID, |out| id(out, event));
+    head.put(&CE_TIME, |out| out.extend_from_slice(&rfc3339(event.time)));
+    head.put(&CE_SEQ, |out| decimal(out, event.seq));
+    put(head, &CE_CONNECTION_ID, event.connection.as_str());
+    for (name, value) in [(&CE_EVENT, &event.name), (&CE_USER_ID, &event.user), (&CE_CONTEXT, &event.context)] {
+        if let Some(value) = value {
+            head.put(name, |out| encoded(out, value));
+        }
     }
-    headers.insert(&CE_SEQ, event.seq.into());
-    headers.insert(&CE_CONNECTION_ID, values.display(format_args!("{}", event.connection.as_str())));
-    if let Some(user) = &event.user {
-        headers.insert(&CE_USER_ID, values.encoded(user));
-    }
-    if let Some(context) = &event.context {
-        headers.insert(&CE_CONTEXT, values.encoded(context));
-    }
+}
+
+/// The event's ID: the same on every attempt.
+fn id(out: &mut Vec<u8>, event: &Event) {
+    out.extend_from_slice(event.connection.as_str().as_bytes());
+    out.push(b'.');
+    decimal(out, event.seq);
+}
+
+fn put(head: &mut impl Head, name: &'static HeaderName, value: &str) {
+    head.put(name, |out| out.extend_from_slice(value.as_bytes()));
 }
 
 /// The JSON format of CloudEvents. A JSON body goes in as it is. `traceparent` is there where no header bears it.
 pub(super) fn structured(json: &mut Vec<u8>, event: &Event, traceparent: Option<Traceparent>) {
-    let connection = event.connection.as_str();
-    // Writing to a Vec does not fail.
-    let _ = write!(json, r#"{{"specversion":"1.0","id":"{connection}.{}""#, event.seq);
+    json.extend_from_slice(br#"{"specversion":"1.0","id":""#);
+    id(json, event);
+    json.push(b'"');
     member(json, "source", &event.endpoint);
-    member(json, "type", event.kind.type_name());
-    let _ = write!(json, r#","time":"{}","seq":{}"#, humantime::format_rfc3339_millis(event.time), event.seq);
-    member(json, "connectionid", connection);
+    plain(json, "type", event.kind.type_name().as_bytes());
+    plain(json, "time", &rfc3339(event.time));
+    json.extend_from_slice(br#","seq":"#);
+    decimal(json, event.seq);
+    plain(json, "connectionid", event.connection.as_str().as_bytes());
     for (name, value) in [("event", &event.name), ("userid", &event.user), ("context", &event.context)] {
         if let Some(value) = value {
             member(json, name, value);
         }
     }
     if let Some(traceparent) = traceparent {
-        let _ = write!(json, r#","traceparent":"{traceparent}""#);
+        plain(json, "traceparent", &traceparent.text());
     }
     // An event without a body (none of ours today, but the format allows it) has no data.
     if !(event.body.is_empty() && event.format == Format::Json) {
-        member(json, "datacontenttype", event.format.content_type());
+        plain(json, "datacontenttype", event.format.content_type().as_bytes());
         data(json, event);
     }
     json.push(b'}');
@@ -155,44 +141,36 @@ fn data(json: &mut Vec<u8>, event: &Event) {
 }
 
 fn member(json: &mut Vec<u8>, name: &str, value: &str) {
-    json.extend_from_slice(b",\"");
-    json.extend_from_slice(name.as_bytes());
-    json.extend_from_slice(b"\":");
-    string(json, value);
-}
-
-fn string(json: &mut Vec<u8>, value: &str) {
+    begin(json, name);
     // Writing a string to a Vec does not fail.
     let _ = serde_json::to_writer(json, value);
 }
 
-/// Header values that share one allocation.
-struct Values(BytesMut);
+/// A member whose value has nothing that JSON would escape.
+fn plain(json: &mut Vec<u8>, name: &str, value: &[u8]) {
+    begin(json, name);
+    json.push(b'"');
+    json.extend_from_slice(value);
+    json.push(b'"');
+}
 
-impl Values {
-    /// A value that is visible ASCII already.
-    fn display(&mut self, value: std::fmt::Arguments<'_>) -> HeaderValue {
-        // Writing to a BytesMut does not fail.
-        let _ = self.0.write_fmt(value);
-        self.take()
+fn begin(json: &mut Vec<u8>, name: &str) {
+    json.extend_from_slice(b",\"");
+    json.extend_from_slice(name.as_bytes());
+    json.extend_from_slice(b"\":");
+}
+
+/// Percent-encodes as the HTTP binding says (3.1.3.2): all but visible ASCII, and `"` and `%`.
+fn encoded(out: &mut Vec<u8>, value: &str) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let is_plain = |byte: u8| matches!(byte, b'!'..=b'~') && byte != b'"' && byte != b'%';
+    if value.bytes().all(is_plain) {
+        return out.extend_from_slice(value.as_bytes());
     }
-
-    /// A value percent-encoded as the HTTP binding says (3.1.3.2): all but visible ASCII, and `"` and `%`.
-    fn encoded(&mut self, value: &str) -> HeaderValue {
-        const HEX: &[u8; 16] = b"0123456789ABCDEF";
-        self.0.reserve(value.len());
-        for byte in value.bytes() {
-            if matches!(byte, b'!'..=b'~') && byte != b'"' && byte != b'%' {
-                self.0.put_u8(byte);
-            } else {
-                self.0.put_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-            }
+    for byte in value.bytes() {
+        match is_plain(byte) {
+            true => out.push(byte),
+            false => out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]),
         }
-        self.take()
-    }
-
-    fn take(&mut self) -> HeaderValue {
-        // Only visible ASCII was written, and that is always a value.
-        HeaderValue::from_maybe_shared(self.0.split().freeze()).unwrap_or(HeaderValue::from_static(""))
     }
 }

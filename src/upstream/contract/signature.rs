@@ -25,9 +25,9 @@ impl Signer {
     }
 
     /// The value of `webhook-signature`.
-    pub fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
+    pub fn sign(&self, id: &[u8], timestamp: u64, body: &[u8]) -> String {
         let mut context = hmac::Context::with_key(&self.key);
-        context.update(id.as_bytes());
+        context.update(id);
         context.update(b".");
         context.update(timestamp.to_string().as_bytes());
         context.update(b".");

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::Client;
 use super::endpoint::Endpoint;
-use super::pool::{self, Body, BodyError, Channel};
+use super::pool::{self, Channel, ChannelError};
 use crate::message::{Answer, Event, Failure};
+use crate::upstream::contract::head::{Head, Lines, Map};
 use crate::upstream::contract::{self, Contract, Refusal};
 
 /// Why an attempt brought no answer.
@@ -35,8 +35,8 @@ pub enum Problem {
 pub trait Errand {
     type Answer;
 
-    /// Headers and body of an attempt at `now`.
-    fn request(&self, contract: &Contract, now: SystemTime) -> (HeaderMap, Bytes);
+    /// Writes the headers of an attempt at `now`, and gives back its body.
+    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Bytes;
 
     /// The largest body of an answer, where each event may have so much.
     fn answer_size(&self, each: usize) -> usize;
@@ -53,8 +53,8 @@ pub trait Errand {
 impl Errand for Event {
     type Answer = Answer;
 
-    fn request(&self, contract: &Contract, now: SystemTime) -> (HeaderMap, Bytes) {
-        contract.request(self, now)
+    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Bytes {
+        contract.request(self, now, head)
     }
 
     fn answer_size(&self, each: usize) -> usize {
@@ -91,8 +91,8 @@ impl Client {
     }
 
     async fn exchange<E: Errand>(&self, endpoint: &Arc<Endpoint>, errand: &E) -> Result<E::Answer, Problem> {
-        let mut channel = match endpoint.pool.checkout().await {
-            Some(mut channel) => match channel.send(self.request(endpoint, errand, &channel)).await {
+        let mut channel = match endpoint.pool.checkout() {
+            Some(mut channel) => match self.post(endpoint, errand, &mut channel).await {
                 Ok(response) => return self.answer(endpoint, errand, channel, response).await,
                 // The other side closed the idle connection while the request was on its way. The same key goes along
                 // again, so a handler that did see it can tell.
@@ -100,17 +100,16 @@ impl Client {
                     tracing::debug!(
                         upstream = &*self.meters.upstream,
                         address = &*endpoint.label,
-                        error = pool::describe(&error),
+                        %error,
                         "an idle connection had ended; on to a new one"
                     );
                     Box::pin(self.connect(endpoint)).await?
                 }
-                Err(error) => return Err(Problem::Io(pool::describe(&error))),
+                Err(error) => return Err(Problem::Io(error.to_string())),
             },
             None => Box::pin(self.connect(endpoint)).await?,
         };
-        let request = self.request(endpoint, errand, &channel);
-        let response = channel.send(request).await.map_err(|e| Problem::Io(pool::describe(&e)))?;
+        let response = self.post(endpoint, errand, &mut channel).await.map_err(|e| Problem::Io(e.to_string()))?;
         self.answer(endpoint, errand, channel, response).await
     }
 
@@ -127,22 +126,32 @@ impl Client {
         Ok(channel)
     }
 
-    fn request<E: Errand>(&self, endpoint: &Endpoint, errand: &E, channel: &Channel) -> Request<Body> {
-        let (headers, body) = errand.request(&self.contract, SystemTime::now());
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.headers_mut() = headers;
-        *request.uri_mut() = match channel {
-            Channel::Http1(_) => {
-                request.headers_mut().insert(header::HOST, endpoint.target.host_header.clone());
-                endpoint.target.origin_form.clone()
+    /// Sends the request and waits for the head of its response.
+    async fn post<E: Errand>(
+        &self,
+        endpoint: &Endpoint,
+        errand: &E,
+        channel: &mut Channel,
+    ) -> Result<pool::Response, ChannelError> {
+        let now = SystemTime::now();
+        match channel {
+            Channel::Http1(connection) => {
+                let out = connection.out();
+                out.extend_from_slice(endpoint.target.start.as_bytes());
+                let body = errand.request(&self.contract, now, &mut Lines(out));
+                connection.send(&body).await.map(pool::Response::Http1).map_err(ChannelError::Http1)
             }
-            Channel::Http2(_) => {
+            Channel::Http2(sender) => {
+                let mut head = Map::default();
+                let mut request = Request::new(Full::new(errand.request(&self.contract, now, &mut head)));
+                *request.method_mut() = Method::POST;
+                *request.headers_mut() = head.into_headers();
+                *request.uri_mut() = Uri::clone(&endpoint.target.absolute);
                 *request.version_mut() = http::Version::HTTP_2;
-                Uri::clone(&endpoint.target.absolute)
+                let (head, body) = sender.send_request(request).await.map_err(ChannelError::Http2)?.into_parts();
+                Ok(pool::Response::Http2(head, body))
             }
-        };
-        request
+        }
     }
 
     async fn answer<E: Errand>(
@@ -150,24 +159,24 @@ impl Client {
         endpoint: &Endpoint,
         errand: &E,
         mut channel: Channel,
-        response: Response<Incoming>,
+        mut response: pool::Response,
     ) -> Result<E::Answer, Problem> {
-        let (head, body) = response.into_parts();
         let bytes_max = errand.answer_size(self.settings.answer_size);
-        let body = match channel.read_body(body, bytes_max).await {
+        let (status, headers) = (response.status(), response.take_headers());
+        let body = match channel.read_body(response, bytes_max).await {
             Ok(body) => {
                 endpoint.pool.checkin(channel);
                 body
             }
             // What goes with a status that is tried again matters to nobody.
-            Err(_) if contract::is_retryable(head.status) => Bytes::new(),
-            Err(BodyError::TooLarge) => {
+            Err(_) if contract::is_retryable(status) => Bytes::new(),
+            Err(ChannelError::TooLarge) => {
                 let reason = format!("expected a body of at most {bytes_max} bytes, found more");
                 return Err(Problem::Final(Failure::Broken { reason }));
             }
-            Err(BodyError::Io(error)) => return Err(Problem::Io(pool::describe(&error))),
+            Err(error) => return Err(Problem::Io(error.to_string())),
         };
-        errand.read(head.status, &head.headers, body, SystemTime::now()).map_err(|refusal| match refusal {
+        errand.read(status, &headers, body, SystemTime::now()).map_err(|refusal| match refusal {
             Refusal::Final(failure) => Problem::Final(failure),
             Refusal::Retry { status, retry_after } => Problem::Status { status, retry_after },
         })

@@ -20,6 +20,7 @@ use super::attempt::{Errand, Problem};
 use super::call::{History, Place};
 use crate::message::{Answer, Event, Failure};
 use crate::upstream::breaker::Verdict;
+use crate::upstream::contract::head::Head;
 use crate::upstream::contract::{Contract, Refusal, batch};
 use parcel::Parcel;
 use queue::{Joined, Queue};
@@ -242,8 +243,9 @@ struct Shipment {
 impl Errand for Shipment {
     type Answer = Outcomes;
 
-    fn request(&self, contract: &Contract, now: SystemTime) -> (HeaderMap, Bytes) {
-        (batch::headers(contract, &self.id, &self.body, now), self.body.clone())
+    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Bytes {
+        batch::headers(contract, &self.id, &self.body, now, head);
+        self.body.clone()
     }
 
     fn answer_size(&self, each: usize) -> usize {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::pool::{Channel, Http1};
+use super::http1::Http1;
+use super::pool::Channel;
 use super::target::Target;
 use super::{Version, pool};
 use crate::tasks::Tasks;
@@ -23,9 +24,6 @@ use crate::tasks::Tasks;
 /// A HTTP/2 connection with streams in flight is asked for a sign of life this often, and given this long for it.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The largest head of a response, which is also the most that is read at once.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Opens connections for one upstream.
 pub struct Connector {
@@ -61,20 +59,16 @@ impl Connector {
     }
 
     async fn speak(&self, stream: Stream, version: Version) -> Result<Channel, String> {
-        let io = TokioIo::new(stream);
-        let failed = |e: hyper::Error| format!("no HTTP connection: {}", pool::describe(&e));
         if version == Version::Http1 {
-            let (sender, connection) =
-                http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(io).await.map_err(failed)?;
-            return Ok(Channel::Http1(Box::new(Http1::new(sender, connection))));
+            return Ok(Channel::Http1(Http1::new(stream)));
         }
         let (sender, connection) = http2::Builder::new(Executor(self.tasks.clone()))
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(io)
+            .handshake(TokioIo::new(stream))
             .await
-            .map_err(failed)?;
+            .map_err(|error| format!("no HTTP connection: {}", pool::describe(&error)))?;
         self.tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = pool::describe(&error), "an HTTP/2 connection ended");

@@ -1,26 +1,20 @@
 //! The open connections of one address. A HTTP/1.1 connection is driven by the call that uses it and by no task of its
 //! own: a round trip then costs no switch between tasks, and an idle connection costs no task.
-//! Knows hyper; must not know breakers, retries or answers.
+//! Must not know breakers, retries or answers.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use http_body_util::Full;
+use http::{HeaderMap, StatusCode, response};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::connect::Stream;
-
-/// Answers up to this size are copied out of the connection's read buffer, so that they do not hold all of it.
-const COPY_BYTES_MAX: usize = 16 * 1024;
+use super::http1::{Head, Http1, Http1Error};
 
 pub type Body = Full<Bytes>;
 
@@ -28,8 +22,7 @@ pub type Body = Full<Bytes>;
 pub struct Pool {
     idle_timeout: Duration,
     /// In the order in which they became idle. No more than the upstream's `concurrency`, since each was in use.
-    #[expect(clippy::vec_box, reason = "a connection is large and goes in and out for each call")]
-    idle: Mutex<Vec<Box<Http1>>>,
+    idle: Mutex<Vec<Http1<Stream>>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while a connection that can be shared is opened, so that one is opened and not one a call.
     opening: Semaphore,
@@ -37,23 +30,22 @@ pub struct Pool {
 
 /// A connection in the hands of one call.
 pub enum Channel {
-    Http1(Box<Http1>),
+    Http1(Http1<Stream>),
     Http2(http2::SendRequest<Body>),
 }
 
-/// One HTTP/1.1 connection.
-pub struct Http1 {
-    sender: http1::SendRequest<Body>,
-    /// None once it has ended.
-    connection: Option<http1::Connection<TokioIo<Stream>, Body>>,
-    idle_since: Instant,
+/// A response whose body is still to come.
+pub enum Response {
+    Http1(Head),
+    Http2(response::Parts, Incoming),
 }
 
-/// Why a response has no body to use.
+/// Why there is no response, or no body.
 #[derive(Debug)]
-pub enum BodyError {
+pub enum ChannelError {
     TooLarge,
-    Io(hyper::Error),
+    Http1(Http1Error),
+    Http2(hyper::Error),
 }
 
 impl Pool {
@@ -62,14 +54,14 @@ impl Pool {
     }
 
     /// An open connection, the last used first. Those that have ended are dropped on the way.
-    pub async fn checkout(&self) -> Option<Channel> {
+    pub fn checkout(&self) -> Option<Channel> {
         if let Some(shared) = self.shared() {
             return Some(shared);
         }
         loop {
             let mut connection = self.idle.lock().pop()?;
             // One that has ended meanwhile shows when the request is sent: the caller then opens another at once.
-            if connection.idle_since.elapsed() < self.idle_timeout && connection.is_idle().await {
+            if connection.idle_since.elapsed() < self.idle_timeout && connection.is_idle() {
                 return Some(Channel::Http1(connection));
             }
         }
@@ -100,7 +92,7 @@ impl Pool {
     /// Takes a connection back after a whole exchange.
     pub fn checkin(&self, channel: Channel) {
         let Channel::Http1(mut connection) = channel else { return };
-        if connection.connection.is_some() {
+        if connection.is_reusable() {
             connection.idle_since = Instant::now();
             self.idle.lock().push(connection);
         }
@@ -123,104 +115,74 @@ impl Pool {
 }
 
 impl Channel {
-    /// Sends a request and waits for the head of its response.
-    pub async fn send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
-        match self {
-            Self::Http1(connection) => connection.send(request).await,
-            Self::Http2(sender) => sender.send_request(request).await,
-        }
-    }
-
     /// True if a failed request may not have reached the other side, because the connection had ended unnoticed.
-    pub fn is_stale_after(&self, error: &hyper::Error) -> bool {
-        match self {
+    pub fn is_stale_after(&self, error: &ChannelError) -> bool {
+        match (self, error) {
             // Whatever became of the connection: on one that was idle it is the known race with the other side's close.
-            Self::Http1(_) => !error.is_parse() && !error.is_user(),
-            Self::Http2(sender) => sender.is_closed() || error.is_canceled() || error.is_closed(),
+            (Self::Http1(_), ChannelError::Http1(error)) => matches!(error, Http1Error::Io(_) | Http1Error::Closed),
+            (Self::Http2(sender), ChannelError::Http2(error)) => {
+                sender.is_closed() || error.is_canceled() || error.is_closed()
+            }
+            _ => false,
         }
     }
 
     /// Reads a whole body of at most `bytes_max`.
-    pub async fn read_body(&mut self, mut body: Incoming, bytes_max: usize) -> Result<Bytes, BodyError> {
-        if body.is_end_stream() {
-            return Ok(Bytes::new());
-        }
-        if body.size_hint().lower() > bytes_max as u64 {
-            return Err(BodyError::TooLarge);
-        }
-        let mut collected = Collected::default();
-        poll_fn(|cx| {
-            let mut driven = false;
-            loop {
-                match Pin::new(&mut body).poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
-                        if let Ok(data) = frame.into_data() {
-                            collected.push(data);
-                        }
-                        if collected.len() > bytes_max {
-                            return Poll::Ready(Err(BodyError::TooLarge));
-                        }
-                        if body.is_end_stream() {
-                            return Poll::Ready(Ok(()));
-                        }
-                    }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(BodyError::Io(error))),
-                    Poll::Ready(None) => return Poll::Ready(Ok(())),
-                    Poll::Pending if driven => return Poll::Pending,
-                    Poll::Pending => {
-                        driven = true;
-                        if let Self::Http1(connection) = self {
-                            connection.drive(cx);
-                        }
-                    }
-                }
+    pub async fn read_body(&mut self, response: Response, bytes_max: usize) -> Result<Bytes, ChannelError> {
+        match (self, response) {
+            (Self::Http1(connection), Response::Http1(head)) => {
+                connection.read_body(&head, bytes_max).await.map_err(|error| match error {
+                    Http1Error::TooLarge => ChannelError::TooLarge,
+                    error => ChannelError::Http1(error),
+                })
             }
-        })
-        .await?;
-        Ok(collected.into_bytes())
+            (_, Response::Http2(_, body)) => collect(body, bytes_max).await,
+            (Self::Http2(_), Response::Http1(_)) => Err(ChannelError::Http1(Http1Error::Closed)),
+        }
     }
 }
 
-impl Http1 {
-    pub fn new(sender: http1::SendRequest<Body>, connection: http1::Connection<TokioIo<Stream>, Body>) -> Self {
-        Self { sender, connection: Some(connection), idle_since: Instant::now() }
-    }
-
-    async fn send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
-        let mut response = pin!(tokio::task::unconstrained(self.sender.send_request(request)));
-        poll_fn(|cx| {
-            self.drive(cx);
-            if self.connection.is_none() {
-                return response.as_mut().poll(cx);
-            }
-            // Only the connection brings the response on, and it is driven just above with the real waker: a second one
-            // would wake this task for what it is about to see.
-            response.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        })
-        .await
-    }
-
-    /// True if a request can be sent. It is driven only if the end of the last exchange left something to do.
-    async fn is_idle(&mut self) -> bool {
-        if self.sender.is_ready() {
-            return true;
-        }
-        poll_fn(|cx| {
-            self.drive(cx);
-            Poll::Ready(())
-        })
-        .await;
-        self.connection.is_some() && self.sender.is_ready()
-    }
-
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        // An error ends the connection, and hyper gives it to the request that it befell.
-        if let Some(connection) = &mut self.connection
-            && Pin::new(connection).poll(cx).is_ready()
-        {
-            self.connection = None;
+impl Response {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Http1(head) => head.status,
+            Self::Http2(head, _) => head.status,
         }
     }
+
+    /// Takes the headers out.
+    pub fn take_headers(&mut self) -> HeaderMap {
+        std::mem::take(match self {
+            Self::Http1(head) => &mut head.headers,
+            Self::Http2(head, _) => &mut head.headers,
+        })
+    }
+}
+
+impl std::fmt::Display for ChannelError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLarge => f.write_str("the body is too large"),
+            Self::Http1(error) => error.fmt(f),
+            Self::Http2(error) => f.write_str(&describe(error)),
+        }
+    }
+}
+
+async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, ChannelError> {
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(ChannelError::TooLarge);
+    }
+    let mut collected = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(ChannelError::Http2)?.into_data() {
+            collected.extend_from_slice(&data);
+        }
+        if collected.len() > bytes_max {
+            return Err(ChannelError::TooLarge);
+        }
+    }
+    Ok(collected.freeze())
 }
 
 /// An error of hyper with its cause: hyper's own words alone do not say what happened.
@@ -228,39 +190,5 @@ pub fn describe(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    }
-}
-
-/// Chunks of a body; usually there is one.
-#[derive(Default)]
-struct Collected {
-    first: Bytes,
-    all: Option<BytesMut>,
-}
-
-impl Collected {
-    fn push(&mut self, chunk: Bytes) {
-        match &mut self.all {
-            Some(all) => all.extend_from_slice(&chunk),
-            None if self.first.is_empty() => self.first = chunk,
-            None => {
-                let mut all = BytesMut::with_capacity((self.first.len() + chunk.len()) * 2);
-                all.extend_from_slice(&self.first);
-                all.extend_from_slice(&chunk);
-                self.all = Some(all);
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.all.as_ref().map_or(self.first.len(), BytesMut::len)
-    }
-
-    fn into_bytes(self) -> Bytes {
-        match self.all {
-            Some(all) => all.freeze(),
-            None if self.first.len() <= COPY_BYTES_MAX => Bytes::copy_from_slice(&self.first),
-            None => self.first,
-        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Uri};
 use rustls::pki_types::ServerName;
 
 /// A checked URL with what each request to it needs.
@@ -14,10 +14,8 @@ pub struct Target {
     pub port: u16,
     /// The host where it is an address already.
     pub ip: Option<IpAddr>,
-    /// The `host` header.
-    pub host_header: HeaderValue,
-    /// The request target of HTTP/1.1: path and query.
-    pub origin_form: Uri,
+    /// How a HTTP/1.1 request begins: its line, and the `host` header.
+    pub start: Box<str>,
     /// The whole URL, as HTTP/2 wants it.
     pub absolute: Uri,
     /// There for `https:` only.
@@ -48,8 +46,7 @@ impl Target {
             port: url.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
             ip: host.parse().ok(),
             host,
-            host_header: HeaderValue::from_str(authority.as_str()).map_err(|_| format!("{url} has no usable host"))?,
-            origin_form: Uri::from(path_of(url)),
+            start: format!("POST {} HTTP/1.1\r\nhost: {authority}\r\n", path_of(url)).into(),
             absolute: absolute(url, authority, is_tls)?,
             server_name,
         })
@@ -76,12 +73,10 @@ mod tests {
     fn a_url_is_taken_apart() {
         let target = Target::new(&Uri::from_static("http://app:3000/events?a=1")).expect("valid");
         assert_eq!((target.host.as_str(), target.port, target.ip), ("app", 3000, None));
-        assert_eq!(
-            (target.host_header.as_bytes(), target.origin_form.to_string()),
-            (&b"app:3000"[..], "/events?a=1".into())
-        );
+        assert_eq!(&*target.start, "POST /events?a=1 HTTP/1.1\r\nhost: app:3000\r\n");
         let target = Target::new(&Uri::from_static("https://[::1]")).expect("valid");
-        assert_eq!((target.host.as_str(), target.port, target.origin_form.path()), ("::1", 443, "/"));
+        assert_eq!((target.host.as_str(), target.port), ("::1", 443));
+        assert_eq!(&*target.start, "POST / HTTP/1.1\r\nhost: [::1]\r\n");
         assert!(target.ip.is_some() && target.server_name.is_some());
     }
 
