@@ -5,10 +5,12 @@ mod encode;
 mod lifecycle;
 mod rights;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::claims::Grant;
@@ -215,19 +217,24 @@ impl Pipeline {
         if payload.kind() == Kind::Text && endpoint.draft.event != EventName::None {
             self.check_structure(endpoint, &payload).map_err(|reject| (reject, none()))?;
         }
-        let (name, format) = event_name(&endpoint.draft.event, &payload).map_err(|reject| (reject, none()))?;
+        // What every route would parse is parsed once; what is wrong with it, if anything is, shows below.
+        let is_parsed = endpoint.checks_all && payload.kind() == Kind::Text;
+        let value = is_parsed.then(|| json::parse(payload.bytes()).ok()).flatten();
+        let (name, format) =
+            event_name(&endpoint.draft.event, &payload, value.as_ref()).map_err(|reject| (reject, none()))?;
         let Some(route) = endpoint.route(&name) else {
             let mut reject = Reject::new(ErrorCode::UnknownEvent, format!("no route takes the event {name:?}"));
-            reject.event = Some(name);
+            reject.event = Some(name.into());
             return Err((reject, none()));
         };
+        let name: Arc<str> = if route.draft.event.is_literal() { route.label.clone() } else { name.into() };
         let named = |mut reject: Reject| {
             reject.event = Some(name.clone());
             (reject, route.label.clone())
         };
         rights::check(route, &sender).map_err(named)?;
         if let Some(schema) = &route.draft.schema {
-            self.check_message(endpoint, route, schema, &payload).map_err(named)?;
+            self.check_message(endpoint, route, schema, &payload, value).map_err(named)?;
         }
         let commands = rights::memberships(endpoint, route, &sender, &name, &payload).map_err(named)?;
         let event = Event {
@@ -253,11 +260,15 @@ impl Pipeline {
         route: &Route,
         schema: &Schema,
         payload: &Payload,
+        parsed: Option<Value>,
     ) -> Result<(), Reject> {
         if endpoint.draft.event == EventName::None {
             self.check_structure(endpoint, payload)?;
         }
-        let value = json::parse(payload.bytes()).map_err(|e| invalid_json(&e))?;
+        let value = match parsed {
+            Some(value) => value,
+            None => json::parse(payload.bytes()).map_err(|e| invalid_json(&e))?,
+        };
         let Err(violations) = schema.check(&value) else { return Ok(()) };
         self.report(&endpoint.draft.path, &route.label, "message", route.draft.validate, &violations).map_err(
             |errors| {
@@ -378,14 +389,22 @@ impl Pipeline {
     }
 }
 
-/// Finds the event's name, parsing no more than that.
-fn event_name(rule: &EventName, payload: &Payload) -> Result<(Arc<str>, Format), Reject> {
+/// Finds the event's name, parsing no more than that where nothing was parsed yet.
+fn event_name<'a>(
+    rule: &EventName,
+    payload: &'a Payload,
+    parsed: Option<&'a Value>,
+) -> Result<(Cow<'a, str>, Format), Reject> {
     let pointer = match (payload.kind(), rule) {
         (Kind::Binary, _) => return Ok((BINARY_EVENT.into(), Format::Binary)),
         (Kind::Text, EventName::None) => return Ok((TEXT_EVENT.into(), Format::Text)),
         (Kind::Text, EventName::At(pointer)) => pointer,
     };
-    match pointer.find(payload.bytes()).map_err(|e| invalid_json(&e))? {
+    let found = match parsed {
+        Some(value) => pointer.find_in(value),
+        None => pointer.find(payload.bytes()).map_err(|e| invalid_json(&e))?,
+    };
+    match found {
         Found::Text(name) if name.is_empty() || name.len() > NAME_BYTES_MAX => Err(Reject::new(
             ErrorCode::MissingEvent,
             format!("expected an event name of 1 to {NAME_BYTES_MAX} bytes at {pointer}, found {} bytes", name.len()),
@@ -401,7 +420,7 @@ fn event_name(rule: &EventName, payload: &Payload) -> Result<(Arc<str>, Format),
             reject.event = Some(name.into());
             Err(reject)
         }
-        Found::Text(name) => Ok((name.into(), Format::Json)),
+        Found::Text(name) => Ok((name, Format::Json)),
         Found::Missing => Err(Reject::new(ErrorCode::MissingEvent, format!("expected a string at {pointer}"))),
     }
 }

@@ -203,6 +203,8 @@ pub struct Endpoint {
     /// There where the draft has `auth`.
     pub verifier: Option<Verifier>,
     pub metrics: EndpointMetrics,
+    /// Every route that takes text checks it against a schema, so that whatever comes is to be parsed.
+    pub checks_all: bool,
     table: Table<Arc<Route>>,
 }
 
@@ -304,6 +306,8 @@ impl Endpoint {
             connect: draft.connect.as_deref().map(find).transpose()?,
             disconnect: draft.disconnect.as_deref().map(find).transpose()?,
             metrics: metrics.endpoint(&draft.path, draft.compression.is_some()),
+            checks_all: draft.event != EventName::None
+                && draft.routes.iter().all(|route| route.schema.is_some() || route.event.is_binary()),
             table: Table::new(routes),
             draft,
         })

@@ -39,6 +39,11 @@ impl Pattern {
         self.parts.len() == 1
     }
 
+    /// True if it takes binary frames, and nothing else.
+    pub fn is_binary(&self) -> bool {
+        &*self.text == crate::message::BINARY_EVENT
+    }
+
     /// True if the pattern takes this event name. `$binary` is taken only by the route that names it.
     pub fn matches(&self, name: &str) -> bool {
         if name == crate::message::BINARY_EVENT {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 use crate::message::json::KEY_REPEATED;
 
@@ -54,6 +55,19 @@ impl Pointer {
         let found = Seek { tokens: &self.tokens }.deserialize(&mut deserializer)?;
         deserializer.end()?;
         Ok(found.map_or(Found::Missing, Found::Text))
+    }
+
+    /// Follows the pointer through what was parsed already.
+    pub fn find_in<'a>(&self, value: &'a Value) -> Found<'a> {
+        let step = |value: &'a Value, token: &str| match value {
+            Value::Object(map) => map.get(token),
+            Value::Array(list) => list.get(array_index(token)?),
+            _ => None,
+        };
+        match self.tokens.iter().try_fold(value, |value, token| step(value, token)) {
+            Some(Value::String(text)) => Found::Text(Cow::Borrowed(text)),
+            _ => Found::Missing,
+        }
     }
 }
 
@@ -273,6 +287,11 @@ mod tests {
         fn agrees_with_serde_json(value in json(), tokens in prop::collection::vec("[a-c~/0-2]{0,2}", 1..4)) {
             let pointer: String = tokens.iter().map(|t| format!("/{}", t.replace('~', "~0").replace('/', "~1"))).collect();
             let expected = value.pointer(&pointer).and_then(Value::as_str).map(str::to_owned);
+            let in_value = match Pointer::parse(&pointer).expect("a pointer").find_in(&value) {
+                Found::Text(text) => Some(text.into_owned()),
+                Found::Missing => None,
+            };
+            prop_assert_eq!(&in_value, &expected);
             prop_assert_eq!(find(&pointer, &value.to_string()), expected);
         }
     }
