@@ -194,31 +194,38 @@ impl Deliver {
         }
     }
 
-    /// One buffer for all; the schema is checked once for each endpoint that is met.
+    /// One buffer for all; what depends on the endpoint is found once for each that is met.
     fn send_many(&self, to: &Target, except: &[ConnectionId], payload: &Payload) -> Outcome {
         let payload = &payload.for_many();
         let mut sum = Delivered::default();
-        let mut checked: HashMap<Arc<str>, Result<(), Vec<Violation>>> = HashMap::new();
+        let mut met: HashMap<Arc<str>, Met> = HashMap::new();
         self.for_each(to, |connection| {
             if except.contains(&connection.id) {
                 return;
             }
-            if !checked.contains_key(&connection.endpoint) {
-                let result = self.pipeline.check_push(&connection.endpoint, payload);
-                checked.insert(connection.endpoint.clone(), result);
+            if !met.contains_key(&connection.endpoint) {
+                met.insert(connection.endpoint.clone(), self.meet(&connection.endpoint, to, payload));
             }
-            let fits = checked.get(&connection.endpoint).is_some_and(Result::is_ok);
-            if fits && connection.mailbox.push(payload.clone(), None, Urgency::Insistent) == Offered::Queued {
-                sum.delivered += 1;
-            } else {
-                sum.dropped += 1;
-            }
+            let taken = met.get_mut(&connection.endpoint).is_some_and(|met| met.offer(connection, payload));
+            sum.delivered += usize::from(taken);
+            sum.dropped += usize::from(!taken);
         });
-        let all_refused = !checked.is_empty() && checked.values().all(Result::is_err);
-        match checked.into_values().find_map(Result::err) {
+        for (endpoint, met) in &met {
+            self.metrics.count_conflated(endpoint, met.replaced);
+        }
+        let all_refused = !met.is_empty() && met.values().all(|met| met.fits.is_err());
+        match met.into_values().find_map(|met| met.fits.err()) {
             Some(violations) if all_refused => Outcome::Invalid(violations),
             _ => Outcome::Many(sum),
         }
+    }
+
+    fn meet(&self, endpoint: &str, to: &Target, payload: &Payload) -> Met {
+        let key = match to {
+            Target::Group(group) => self.pipeline.conflation_key(endpoint, group, payload),
+            _ => None,
+        };
+        Met { fits: self.pipeline.check_push(endpoint, payload), key, replaced: 0 }
     }
 
     /// Asks the target's connections to close after what is queued for them.
@@ -264,9 +271,33 @@ impl Deliver {
     }
 }
 
+/// What a send to many comes to on one endpoint.
+struct Met {
+    /// What its push schema says.
+    fits: Result<(), Vec<Violation>>,
+    /// What the message is the newest of, if its group asks for that.
+    key: Option<Arc<str>>,
+    replaced: u64,
+}
+
+impl Met {
+    /// True if the connection takes it.
+    fn offer(&mut self, connection: &Connection, payload: &Payload) -> bool {
+        if self.fits.is_err() {
+            return false;
+        }
+        let offered = match &self.key {
+            Some(key) => connection.mailbox.push_latest(key, payload.clone()),
+            None => connection.mailbox.push(payload.clone(), None, Urgency::Insistent),
+        };
+        self.replaced += u64::from(offered == Offered::Replaced);
+        matches!(offered, Offered::Queued | Offered::Replaced)
+    }
+}
+
 fn outcome_of(offered: Offered) -> Outcome {
     match offered {
-        Offered::Queued => Outcome::Queued,
+        Offered::Queued | Offered::Replaced => Outcome::Queued,
         Offered::Full => Outcome::Full,
         Offered::TooLarge => Outcome::TooLarge,
         // The one that overflows is cut: for its pusher the connection is gone.

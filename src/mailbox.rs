@@ -1,12 +1,16 @@
 //! The mailbox of one connection: what waits to be written to its socket, bounded in bytes. A close is a flag beside the
 //! queue, so that a full mailbox cannot refuse it. Knows payloads; must not know sessions, sockets or HTTP.
 
+mod latest;
+
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Waker;
 
 use parking_lot::Mutex;
 
 use crate::message::{Ending, Payload};
+use latest::Latest;
 
 /// What each frame counts beside its payload, in bytes: so the byte budget bounds the number of frames too.
 pub const FRAME_OVERHEAD_BYTES: usize = 64;
@@ -33,6 +37,8 @@ pub enum Urgency {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offered {
     Queued,
+    /// It took the place of an older one with the same key.
+    Replaced,
     /// Over half full: nothing was queued, nobody was cut.
     Full,
     /// The budget could not hold it even if the mailbox were empty.
@@ -71,6 +77,8 @@ pub struct Mailbox {
 
 struct State {
     queue: VecDeque<Entry>,
+    /// There while a message with a key waits.
+    latest: Option<Box<Latest>>,
     /// Bytes queued, and bytes taken but not yet in the socket.
     used: usize,
     budget: usize,
@@ -83,26 +91,27 @@ struct State {
 impl Mailbox {
     /// An empty mailbox with a budget of `budget` bytes. Allocates nothing until the first push.
     pub fn new(budget: usize) -> Self {
-        Self {
-            state: Mutex::new(State { queue: VecDeque::new(), used: 0, budget, close: None, gone: false, waker: None }),
-        }
+        let (queue, latest) = (VecDeque::new(), None);
+        Self { state: Mutex::new(State { queue, latest, used: 0, budget, close: None, gone: false, waker: None }) }
     }
 
     /// Offers a payload. Never blocks.
     pub fn push(&self, payload: Payload, on_written: Option<OnWritten>, urgency: Urgency) -> Offered {
+        self.state.lock().push(Entry { payload, on_written }, urgency)
+    }
+
+    /// Offers the newest message of a key, insistently: one with the same key that waits gives it its place.
+    pub fn push_latest(&self, key: &Arc<str>, payload: Payload) -> Offered {
         let mut state = self.state.lock();
-        let offered = state.admit(cost(&payload), urgency);
-        match offered {
-            Offered::Queued => {
-                state.used += cost(&payload);
-                state.queue.push_back(Entry { payload, on_written });
-                state.wake();
-            }
-            Offered::Overflow => {
-                state.close = Some(Close::Cut);
-                state.wake();
-            }
-            Offered::Full | Offered::TooLarge | Offered::Gone => {}
+        if let Some(place) = state.latest.as_ref().and_then(|latest| latest.place(key))
+            && state.is_taking()
+        {
+            return state.replace(place, payload);
+        }
+        let place = state.queue.len();
+        let offered = state.push(Entry { payload, on_written: None }, Urgency::Insistent);
+        if offered == Offered::Queued {
+            state.latest.get_or_insert_default().note(key, place);
         }
         offered
     }
@@ -110,7 +119,7 @@ impl Mailbox {
     /// Asks for a close. The first one asked for counts, but a patient one gives way. False if the connection is closing or gone.
     pub fn close(&self, close: Close) -> bool {
         let mut state = self.state.lock();
-        if state.gone || !matches!(state.close, None | Some(Close::AfterAnswers(..))) {
+        if !state.is_taking() {
             return false;
         }
         state.close = Some(close);
@@ -125,7 +134,7 @@ impl Mailbox {
             state.waker = Some(waker.clone());
         }
         if state.close == Some(Close::Cut) {
-            let dropped = std::mem::take(&mut state.queue);
+            let dropped = state.clear();
             drop(state);
             drop(dropped);
             return Taken { entries: Vec::new(), drained: true, close: Some(Close::Cut) };
@@ -147,7 +156,7 @@ impl Mailbox {
         state.used = 0;
         state.waker = None;
         // Dropped outside the lock: an `on_written` may run its own code when dropped.
-        let queue = std::mem::take(&mut state.queue);
+        let queue = state.clear();
         drop(state);
         drop(queue);
     }
@@ -164,9 +173,52 @@ impl Mailbox {
 }
 
 impl State {
+    fn push(&mut self, entry: Entry, urgency: Urgency) -> Offered {
+        let cost = cost(&entry.payload);
+        let offered = self.admit(cost, urgency);
+        if offered == Offered::Queued {
+            self.used += cost;
+            self.queue.push_back(entry);
+            self.wake();
+        } else if offered == Offered::Overflow {
+            self.cut();
+        }
+        offered
+    }
+
+    /// What waits at `place` makes room for the newer one, which may be larger.
+    fn replace(&mut self, place: usize, payload: Payload) -> Offered {
+        let Some(entry) = self.queue.get_mut(place) else { return Offered::Gone };
+        let used = self.used - entry.payload.len() + payload.len();
+        if cost(&payload) > self.budget {
+            return Offered::TooLarge;
+        }
+        if used > self.budget {
+            self.cut();
+            return Offered::Overflow;
+        }
+        self.used = used;
+        entry.payload = payload;
+        Offered::Replaced
+    }
+
+    fn cut(&mut self) {
+        self.close = Some(Close::Cut);
+        self.wake();
+    }
+
+    fn clear(&mut self) -> VecDeque<Entry> {
+        self.latest = None;
+        std::mem::take(&mut self.queue)
+    }
+
+    /// A connection that finishes its answers still takes them.
+    fn is_taking(&self) -> bool {
+        !self.gone && matches!(self.close, None | Some(Close::AfterAnswers(..)))
+    }
+
     fn admit(&self, cost: usize, urgency: Urgency) -> Offered {
-        // A connection that finishes its answers still takes them.
-        if self.gone || !matches!(self.close, None | Some(Close::AfterAnswers(..))) {
+        if !self.is_taking() {
             return Offered::Gone;
         }
         let fits = self.used + cost <= self.budget;
@@ -195,7 +247,9 @@ impl State {
         let taken = self.queue.drain(..count).collect();
         if self.queue.is_empty() {
             // A quiet connection holds no buffer.
-            self.queue = VecDeque::new();
+            self.clear();
+        } else if let Some(latest) = &mut self.latest {
+            latest.take(count);
         }
         taken
     }

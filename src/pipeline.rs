@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::claims::Grant;
+use crate::claims::{Grant, conflated_by};
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::ids::ConnectionId;
 use crate::limits::json::Oversized;
@@ -199,6 +199,15 @@ impl Pipeline {
         let Some(schema) = &endpoint.draft.push_schema else { return Ok(()) };
         let Err(violations) = check_payload(schema, payload) else { return Ok(()) };
         self.report(&endpoint.draft.path, "$push", "push", endpoint.draft.validate, &violations)
+    }
+
+    /// What a message to a group is the newest of on this endpoint: group and value. None where every message counts.
+    pub fn conflation_key(&self, endpoint: &str, group: &str, payload: &Payload) -> Option<Arc<str>> {
+        let snapshot = self.current.load();
+        let pointer = conflated_by(&snapshot.endpoint(endpoint)?.draft.group_rules, group)?;
+        let value = json::parse(payload.bytes()).ok()?;
+        let value = pointer.value_in(&value).filter(|value| !value.is_object() && !value.is_array())?;
+        Some(format!("{group}\0{value}").into())
     }
 
     /// Counts a connection that ended.

@@ -353,7 +353,7 @@ const ENDPOINT: &[Key] = &[
         "groups",
         List(&Map(auth::GROUP)),
         Absent("nothing is asked"),
-        "Who may be in which group; the first rule that takes a group's name decides.",
+        "Who may be in which group, and what slow members miss; of each the first rule decides that takes a group's name and says it.",
     ),
     hot("routes", List(&Map(ROUTE)), Required, "Which upstream takes which event; the first match wins."),
 ];

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::codes::{Cause, CloseCode};
 
@@ -118,4 +120,81 @@ fn a_push_wakes_the_writer() {
     mailbox.push(text(1), None, Urgency::Polite);
     mailbox.push(text(1), None, Urgency::Polite);
     assert_eq!(flag.0.load(Ordering::SeqCst), 1, "one wake for a run of pushes");
+}
+
+#[test]
+fn the_newest_of_a_key_takes_the_older_one_s_place() {
+    let mailbox = Mailbox::new(1000);
+    let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+    assert_eq!(mailbox.push_latest(&a, Payload::text("a1")), Offered::Queued);
+    mailbox.push(Payload::text("plain"), None, Urgency::Insistent);
+    assert_eq!(mailbox.push_latest(&b, Payload::text("b1")), Offered::Queued);
+    assert_eq!(mailbox.push_latest(&a, Payload::text("a2 is longer")), Offered::Replaced);
+    assert_eq!(mailbox.used_bytes(), 12 + 5 + 2 + 3 * FRAME_OVERHEAD_BYTES);
+    let words: Vec<_> = take(&mailbox).entries.iter().map(|e| e.payload.bytes().clone()).collect();
+    assert_eq!(words, ["a2 is longer", "plain", "b1"]);
+    assert_eq!(mailbox.push_latest(&a, Payload::text("a3")), Offered::Queued, "what was taken cannot be replaced");
+}
+
+#[test]
+fn the_newest_is_held_to_the_budget() {
+    let mailbox = Mailbox::new(1000);
+    let key: Arc<str> = "a".into();
+    mailbox.push(text(500), None, Urgency::Insistent);
+    assert_eq!(mailbox.push_latest(&key, text(100)), Offered::Queued);
+    assert_eq!(mailbox.push_latest(&key, text(1000)), Offered::TooLarge);
+    for len in [300, 1, 372] {
+        assert_eq!(mailbox.push_latest(&key, text(len)), Offered::Replaced);
+    }
+    assert_eq!(mailbox.push_latest(&key, text(373)), Offered::Overflow);
+    assert_eq!(mailbox.push_latest(&key, text(1)), Offered::Gone);
+    assert_eq!(take(&mailbox).close, Some(Close::Cut));
+}
+
+/// A message with a key, or without one; or the writer takes some.
+#[derive(Debug, Clone)]
+enum Step {
+    Push(Option<u8>),
+    Take(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => prop::option::weighted(0.7, 0_u8..5).prop_map(Step::Push),
+        1 => (1_usize..600).prop_map(Step::Take),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_queue_with_keys_is_what_a_list_would_be(steps in prop::collection::vec(step(), 1..200)) {
+        let mailbox = Mailbox::new(1 << 20);
+        let mut model: Vec<(Option<u8>, String)> = Vec::new();
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Push(None) => {
+                    mailbox.push(Payload::text(number.to_string()), None, Urgency::Insistent);
+                    model.push((None, number.to_string()));
+                }
+                Step::Push(Some(key)) => {
+                    let offered = mailbox.push_latest(&key.to_string().into(), Payload::text(number.to_string()));
+                    let waiting = model.iter_mut().find(|(waiting, _)| *waiting == Some(key));
+                    prop_assert_eq!(offered == Offered::Replaced, waiting.is_some());
+                    match waiting {
+                        Some((_, text)) => *text = number.to_string(),
+                        None => model.push((Some(key), number.to_string())),
+                    }
+                }
+                Step::Take(bytes) => {
+                    let entries = mailbox.take(Waker::noop(), bytes).entries;
+                    let taken: Vec<_> = model.drain(..entries.len()).map(|(_, text)| text).collect();
+                    let words: Vec<_> = entries.iter().map(|entry| entry.payload.bytes().clone()).collect();
+                    prop_assert_eq!(&words, &taken);
+                    mailbox.release(taken.iter().map(String::len).sum(), taken.len());
+                }
+            }
+            let used: usize = model.iter().map(|(_, text)| text.len() + FRAME_OVERHEAD_BYTES).sum();
+            prop_assert_eq!(mailbox.used_bytes(), used);
+        }
+    }
 }

@@ -59,15 +59,20 @@ impl Pointer {
 
     /// Follows the pointer through what was parsed already.
     pub fn find_in<'a>(&self, value: &'a Value) -> Found<'a> {
+        match self.value_in(value) {
+            Some(Value::String(text)) => Found::Text(Cow::Borrowed(text)),
+            _ => Found::Missing,
+        }
+    }
+
+    /// The value of any kind that is there.
+    pub fn value_in<'a>(&self, value: &'a Value) -> Option<&'a Value> {
         let step = |value: &'a Value, token: &str| match value {
             Value::Object(map) => map.get(token),
             Value::Array(list) => list.get(array_index(token)?),
             _ => None,
         };
-        match self.tokens.iter().try_fold(value, |value, token| step(value, token)) {
-            Some(Value::String(text)) => Found::Text(Cow::Borrowed(text)),
-            _ => Found::Missing,
-        }
+        self.tokens.iter().try_fold(value, |value, token| step(value, token))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every metric that Holdfast exports, by the conventions of Prometheus. Label sets are bounded: their values come from the
 //! configuration and from fixed lists, never from a client. Knows names and numbers; must not know the domain's types.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -113,6 +114,7 @@ pub struct Metrics {
     /// Bytes waiting in mailboxes; set when metrics are read.
     pub mailbox_bytes: Gauge,
     pub slow_consumers: Counters<EndpointLabel>,
+    pub conflated: Counters<EndpointLabel>,
     pub reloads: Counters<OutcomeLabel>,
     pub config_generation: Gauge,
     pub config_loaded_seconds: Gauge<f64, AtomicU64>,
@@ -182,6 +184,11 @@ impl Metrics {
             ),
             mailbox_bytes: add(&mut r, "mailbox_bytes", "Bytes waiting for clients to read"),
             slow_consumers: add(&mut r, "slow_consumers", "Connections cut because their client did not read"),
+            conflated: add(
+                &mut r,
+                "conflated",
+                "Messages that a newer one of the same key replaced before they were written",
+            ),
             reloads: add(&mut r, "config_reloads", "Reloads by outcome: applied, unchanged or refused"),
             config_generation: add(&mut r, "config_generation", "Generation of the configuration in use"),
             config_loaded_seconds: add(&mut r, "config_loaded_timestamp_seconds", "Unix time when it was loaded"),
@@ -251,6 +258,13 @@ impl Metrics {
             slow_consumers: self.slow_consumers.get_or_create_owned(&label),
             received_compressed: compresses.then(|| compressed("received")),
             sent_compressed: compresses.then(|| compressed("sent")),
+        }
+    }
+
+    /// Counts messages to slow clients that newer ones replaced.
+    pub fn count_conflated(&self, endpoint: &Arc<str>, messages: u64) {
+        if messages > 0 {
+            self.conflated.get_or_create(&EndpointLabel { endpoint: endpoint.clone() }).inc_by(messages);
         }
     }
 

@@ -1,6 +1,9 @@
 //! A client that stops reading: refused pushes first, then the cut, and nobody else notices.
 
+use std::collections::HashMap;
+
 use http::Method;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{Client, Holdfast, Reply, Upstream, eventually};
@@ -44,6 +47,46 @@ async fn a_slow_client_is_cut_and_its_pusher_is_told_before() {
     let mut rest = Vec::new();
     let _ = slow.socket.get_mut().read_to_end(&mut rest).await;
     assert!(!rest.is_empty());
+}
+
+/// Far more than its send buffer goes to a client that does not read, and it is not cut: of each symbol only the newest waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_member_of_a_conflated_group_gets_the_newest_of_each_key() {
+    const ROUNDS: usize = 400;
+    const SYMBOLS: [&str; 3] = ["A", "B", "C"];
+    let app = Upstream::start(|call| {
+        let id = call.header("ce-connectionid");
+        Reply::json(format!("\"{id}\"")).header("holdfast-join", "prices:eu")
+    })
+    .await;
+    let endpoint = "groups: [{group: \"prices:*\", conflate: /symbol}]\nlimits: {send_buffer: 128KiB}\n\
+                    routes: [{event: \"*\", upstream: app}]";
+    let holdfast = Holdfast::start(&app, endpoint).await;
+    let mut slow = holdfast.connect().await;
+    let id = id_of(&mut slow).await;
+    let pad = "x".repeat(16 * 1024);
+    for round in 1..=ROUNDS {
+        for symbol in SYMBOLS {
+            let price = json!({"symbol": symbol, "price": round, "pad": pad}).to_string();
+            let (_, sum) = holdfast.call(Method::POST, "/v1/groups/prices:eu/messages", price).await;
+            assert_eq!((&sum["delivered"], &sum["dropped"]), (&json!(1), &json!(0)), "round {round}");
+        }
+    }
+    // What every member must see goes in between as it came.
+    holdfast.call(Method::POST, "/v1/groups/prices:eu/messages", json!({"symbol": {}, "price": 0}).to_string()).await;
+    assert!(holdfast.metric("holdfast_conflated_total").await > 0.0);
+    assert_eq!(holdfast.call(Method::GET, &format!("/v1/connections/{id}"), "").await.0, 200);
+
+    let (mut newest, mut read) = (HashMap::new(), 0);
+    loop {
+        let price: Value = serde_json::from_str(&slow.text().await).expect("JSON");
+        let Some(symbol) = price["symbol"].as_str() else { break };
+        let before = newest.insert(symbol.to_owned(), price["price"].as_u64().expect("a price"));
+        assert!(before < newest.get(symbol).copied(), "older than what came before");
+        read += 1;
+    }
+    assert_eq!(newest, SYMBOLS.map(|symbol| (symbol.to_owned(), ROUNDS as u64)).into());
+    assert!(read < ROUNDS * SYMBOLS.len(), "nothing was left out");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -173,13 +173,22 @@ impl Build<'_> {
                 Ok(pattern) => {
                     let has_star = pattern.as_str().matches('*').count() == 1;
                     let require = self.require(entry.get("require"), has_auth, has_star);
-                    rules.push(GroupRule { group: pattern, require });
+                    let conflate = self.conflate(entry.get("conflate"));
+                    if entry.get("require").is_absent() && entry.get("conflate").is_absent() {
+                        self.problem(entry, "expected `require` or `conflate`", None);
+                    }
+                    rules.push(GroupRule { group: pattern, require, conflate });
                 }
                 Err(error) if group.text().is_some() => self.problem(group, error.to_string(), None),
                 Err(_) => {}
             }
         }
         rules
+    }
+
+    fn conflate(&mut self, entry: &Entry) -> Option<Pointer> {
+        let pointer = Pointer::parse(entry.text()?);
+        pointer.map_err(|error| self.problem(entry, error.to_string(), "write for instance `/symbol`".to_owned())).ok()
     }
 
     /// The name of a group that a route joins or leaves.

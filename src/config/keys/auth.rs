@@ -80,7 +80,13 @@ pub const GROUP: &[Key] = &[
     hot(
         "require",
         REQUIRE,
-        Required,
+        Absent("nothing is asked"),
         "Claims that a connection must have to be in it; in a value `{*}` is what the star stood for.",
+    ),
+    hot(
+        "conflate",
+        Text,
+        Absent("every message waits"),
+        "JSON Pointer, such as `/symbol`: of the messages with the same value there only the newest waits for a slow client.",
     ),
 ];
