@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use futures_util::SinkExt;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::issuer::Issuer;
@@ -230,6 +232,33 @@ async fn handshakes_are_held_to_a_rate_for_each_address_and_in_all() {
     let refused = refused.expect("one too many in all");
     assert_eq!((refused.status.as_u16(), refused.body.as_str()), (429, "too many handshakes; try again\n"));
     assert!(limited(&holdfast, "handshakes").await > 0.0);
+}
+
+/// Whose address the TCP connection shows needs not be heard first. Its client is told as far as that needs no waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_over_the_rate_are_refused_before_their_request_is_read() {
+    let app = app().await;
+    let holdfast = start(&app, "limits: {handshakes_per_second_per_address: 1}\n", "").await;
+    let (mut told, mut heard) = (0, 0);
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(holdfast.listen).await.expect("a connection");
+        let _ = stream.write_all(b"GET /ws HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).expect("text");
+        if answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n") {
+            assert!(answer.contains("\r\nretry-after: 1\r\n") && answer.ends_with("\n"), "{answer}");
+            told += 1;
+        }
+        heard += usize::from(answer.starts_with("HTTP/1.1 426"));
+    }
+    assert!(told > 25 && heard > 0, "{told} of 50 were told, {heard} heard");
+    for counter in [
+        "handshakes_total{endpoint=\"$none\",status=\"429\"}",
+        "limited_total{endpoint=\"$none\",limit=\"address_handshakes\"}",
+    ] {
+        assert_eq!(holdfast.metric(&format!("holdfast_{counter}")).await as usize, 50 - heard, "{counter}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
