@@ -123,14 +123,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // One reading of the clock for the whole turn: it is short, and a reading costs as much as a step.
+        let now_ms = self.now_ms();
         for _ in 0..STEPS_MAX {
             let mut progress = self.poll_renewal(cx);
             progress |= self.poll_calls(cx);
-            progress |= self.start_calls();
+            progress |= self.start_calls(now_ms);
             if self.live.is_some() {
-                progress |= self.poll_mailbox(cx);
-                progress |= self.poll_socket_read(cx);
-                progress |= self.poll_time(cx);
+                progress |= self.poll_mailbox(cx, now_ms);
+                progress |= self.poll_socket_read(cx, now_ms);
+                progress |= self.poll_time(cx, now_ms);
             }
             if self.machine.is_gone() && self.machine.is_quiet() && self.held.is_none() {
                 return Poll::Ready(());
@@ -170,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// Starts the calls of waiting messages as far as the window allows.
-    fn start_calls(&mut self) -> bool {
+    fn start_calls(&mut self, now_ms: u64) -> bool {
         let mut progress = false;
         loop {
             if let Some(held) = self.held.take_if(|held| self.calls.iter().all(|call| held.same_route(&call.route))) {
@@ -180,7 +182,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             if self.held.is_some() {
                 return progress;
             }
-            let now_ms = self.now_ms();
             let Some(waiting) = self.machine.next_message(now_ms) else { return progress };
             progress = true;
             self.refresh();
@@ -229,8 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     /// Moves what is queued to the socket, and begins the close that was asked for.
-    fn poll_mailbox(&mut self, cx: &mut Context<'_>) -> bool {
-        let now_ms = self.now_ms();
+    fn poll_mailbox(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
         let Some(live) = &mut self.live else { return false };
         let idle = live.socket.is_idle();
         let batch = if idle { WRITE_BATCH_BYTES } else { 0 };
@@ -319,8 +319,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    fn poll_socket_read(&mut self, cx: &mut Context<'_>) -> bool {
-        let now_ms = self.now_ms();
+    fn poll_socket_read(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
         let Some(live) = &mut self.live else { return false };
         let wanted = match live.closing {
             Closing::No => self.machine.wants_messages(),
@@ -400,13 +399,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_time(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
         let Some(live) = &mut self.live else { return false };
         if live.sleep.as_mut().poll(cx).is_pending() {
             return false;
         }
         self.refresh();
-        let now_ms = self.now_ms();
         match self.machine.on_time(now_ms) {
             Due::Nothing => {}
             Due::Ping => {
