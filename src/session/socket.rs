@@ -22,6 +22,8 @@ const SHARED_BYTES: usize = 32 * 1024;
 const CLOSING_BYTES_MAX: u32 = 256 * 1024;
 /// No close is under way.
 const UNBOUNDED: u32 = u32::MAX;
+/// What is shorter is put together for one plain write, which costs the system less than a vectored one.
+const COPY_BYTES_MAX: usize = 4 * 1024;
 /// Slices in one vectored write.
 const SLICES: usize = 32;
 
@@ -305,7 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         let mut skip = self.out_offset;
         for frame in &self.out {
             for part in [&frame.header[..usize::from(frame.header_len)], &frame.payload[..]] {
@@ -313,6 +315,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     skip -= part.len();
                 } else if count < SLICES {
                     slices[count] = IoSlice::new(&part[skip..]);
+                    bytes += part.len() - skip;
                     skip = 0;
                     count += 1;
                 }
@@ -321,7 +324,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 break;
             }
         }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count])
+        let stream = Pin::new(&mut self.stream);
+        if bytes > COPY_BYTES_MAX {
+            return stream.poll_write_vectored(cx, &slices[..count]);
+        }
+        SHARED.with_borrow_mut(|shared| {
+            let mut at = 0;
+            for slice in &slices[..count] {
+                shared[at..at + slice.len()].copy_from_slice(slice);
+                at += slice.len();
+            }
+            stream.poll_write(cx, &shared[..at])
+        })
     }
 
     fn advance(&mut self, taken: usize, written: &mut Written) {
