@@ -11,6 +11,7 @@ mod events;
 mod handshake;
 mod harness;
 mod hostile;
+mod idle;
 mod limits;
 mod outage;
 mod process;
