@@ -1,7 +1,9 @@
 //! What a session has only while its socket lives: the socket, the alarm, the receipts, the registry entry. Dropping it drops them all.
 //! Must not know what a message means.
 
+use std::future::Future;
 use std::pin::Pin;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,10 +16,12 @@ use crate::mailbox::{Entry, OnWritten};
 /// What lives as long as the socket.
 pub struct Live<S> {
     pub socket: Socket<S>,
-    pub sleep: Pin<Box<Sleep>>,
+    sleep: Pin<Box<Sleep>>,
+    /// When the alarm goes off, once its task waits for it; 0 before.
+    alarm_ms: u64,
     /// Called once the frames that are being written are in the socket: frames still to go, and whom to tell.
-    pub receipts: Vec<(usize, OnWritten)>,
-    writing: usize,
+    pub receipts: Vec<(u32, OnWritten)>,
+    writing: u32,
     pub closing: Closing,
     _registration: Registration,
 }
@@ -40,6 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
         Self {
             socket,
             sleep: Box::pin(tokio::time::sleep_until(alarm)),
+            alarm_ms: 0,
             receipts: Vec::new(),
             writing: 0,
             closing: Closing::No,
@@ -58,6 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
 
     /// Tells those who wait for the first `frames` frames.
     pub fn wrote(&mut self, frames: usize) {
+        let frames = u32::try_from(frames).unwrap_or(u32::MAX);
         self.writing = self.writing.saturating_sub(frames);
         for (at, on_written) in std::mem::take(&mut self.receipts) {
             if at <= frames {
@@ -68,12 +74,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
         }
     }
 
+    /// True once the alarm has gone off. While it is ahead nothing is asked of the timer, whose memory is far away.
+    pub fn poll_alarm(&mut self, cx: &mut Context<'_>, epoch: Instant, now_ms: u64) -> bool {
+        if now_ms < self.alarm_ms {
+            return false;
+        }
+        let is_due = self.sleep.as_mut().poll(cx).is_ready();
+        self.alarm_ms = match is_due {
+            true => 0,
+            false => (self.sleep.deadline() - epoch).as_millis() as u64,
+        };
+        is_due
+    }
+
     /// Moves the alarm forward if something is due earlier; a later deadline is found when the alarm goes off.
     pub fn wake_at(&mut self, epoch: Instant, deadline_ms: Option<u64>) {
         let Some(deadline_ms) = deadline_ms else { return };
         let at = epoch + Duration::from_millis(deadline_ms);
         if at < self.sleep.deadline() || self.sleep.is_elapsed() {
             self.sleep.as_mut().reset(at);
+            self.alarm_ms = 0;
         }
     }
 }

@@ -401,7 +401,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     fn poll_time(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
         let Some(live) = &mut self.live else { return false };
-        if live.sleep.as_mut().poll(cx).is_pending() {
+        if !live.poll_alarm(cx, self.services.epoch, now_ms) {
             return false;
         }
         self.refresh();
