@@ -44,6 +44,8 @@ enum Command {
     Idle(clients::Load),
     /// Sends to a group of all connections
     Fanout(clients::Load),
+    /// Sends to a group of all connections ten times a second until it is killed
+    Broadcast(clients::Load),
     /// Sends to single connections by REST
     Push(clients::Load),
     /// Keeps the gateway busy from 127.0.0.2 until it is killed
@@ -74,6 +76,7 @@ fn main() {
             Command::Roundtrip(load) => clients::roundtrip(load).await,
             Command::Idle(load) => clients::idle(load).await,
             Command::Fanout(load) => clients::fanout(load).await,
+            Command::Broadcast(load) => clients::broadcast(load).await,
             Command::Push(load) => clients::push(load).await,
         }
     });

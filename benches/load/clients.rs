@@ -230,6 +230,24 @@ pub async fn fanout(load: Load) {
     );
 }
 
+/// Sends to a group of all connections, ten times a second, until it is killed. Nobody reads: the system's buffers take it all, and the
+/// clients' reading costs nothing.
+pub async fn broadcast(load: Load) {
+    let mut sockets = connect_all(&load).await;
+    let mut admin = Admin::connect(&load).await;
+    for socket in &mut sockets {
+        let id = whoami(socket).await;
+        admin.call(Method::PUT, &format!("/v1/groups/bench/members/{id}"), Bytes::new()).await;
+    }
+    let payload = Bytes::from(message(load.size));
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    eprintln!("broadcasting to {}", sockets.len());
+    loop {
+        pace.tick().await;
+        admin.call(Method::POST, "/v1/groups/bench/messages", payload.clone()).await;
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
 pub async fn push(load: Load) {
     let sockets = connect_all(&load).await;
