@@ -2,6 +2,7 @@
 
 mod demo;
 mod run;
+mod system;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

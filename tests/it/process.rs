@@ -139,7 +139,7 @@ async fn accepting_survives_the_end_of_file_descriptors() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("holdfast.yaml");
     std::fs::write(&path, yaml(&app.url(), "", ROUTES)).expect("written");
-    let process = Process::start(&path, Some(64)).await;
+    let process = Process::start(&path, Some("-n 64")).await;
     let mut first = process.client().await;
     let url = format!("ws://{}/ws", process.listen);
     let mut held = Vec::new();
@@ -156,6 +156,23 @@ async fn accepting_survives_the_end_of_file_descriptors() {
     assert_eq!(first.text().await, r#"{"type":"a"}"#, "the open socket was served all along");
     let (_, _, body) = request(process.admin, Method::GET, "/metrics", &[], "".into()).await;
     assert!(String::from_utf8_lossy(&body).contains("holdfast_accept_errors_total{kind=\"exhausted\"}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_limit_is_raised_as_far_as_it_may_be_and_said() {
+    let app = Upstream::echo().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("holdfast.yaml");
+    let text = format!("limits: {{connections: 100}}\n{}", yaml(&app.url(), "", ROUTES));
+    std::fs::write(&path, text).expect("written");
+    let process = Process::start(&path, Some("-n 400; ulimit -Sn 64")).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(process.client().await);
+    }
+    let log = process.log();
+    let line = log.iter().find(|line| line.contains("file limit")).expect("a line about files");
+    assert!(line.contains("files=400 before=64 connections_max=100 fit=100"), "{line}");
 }
 
 #[test]

@@ -26,8 +26,9 @@ pub struct Process {
 }
 
 impl Process {
-    pub async fn start(config: &Path, file_limit: Option<u32>) -> Self {
-        let limit = file_limit.map(|n| format!("ulimit -n {n}; ")).unwrap_or_default();
+    /// `file_limit` is what bash's `ulimit` is to set, `-n 64` for instance.
+    pub async fn start(config: &Path, file_limit: Option<&str>) -> Self {
+        let limit = file_limit.map(|limit| format!("ulimit {limit}; ")).unwrap_or_default();
         let child = Command::new("bash")
             .args(["-c", &format!("{limit}exec \"$0\" run --config \"$1\""), BINARY])
             .arg(config)
