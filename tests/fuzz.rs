@@ -1,5 +1,5 @@
 //! Replays the corpus of every fuzz target, and some mutations of it, so that an ordinary test run holds what fuzzing found.
-//! `scripts/fuzz` looks for more.
+//! `scripts/fuzz` looks for more; `HOLDFAST_MUTATIONS=1000000 cargo test --test fuzz frames` tries more without its tools.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Mutations of each target, all from one fixed seed.
+/// Mutations of each target unless more are asked for, all from one fixed seed.
 const MUTATIONS: usize = 2000;
 const FILES_MAX: usize = 50;
 const CORPUS_BYTES_MAX: u64 = 300_000;
@@ -103,7 +103,8 @@ fn replay(name: &str) {
     };
     seeds.iter().for_each(|(path, bytes)| attempt(path, bytes));
     let mut random = StdRng::seed_from_u64(1);
-    for at in 0..MUTATIONS {
+    let mutations = std::env::var("HOLDFAST_MUTATIONS").map_or(MUTATIONS, |text| text.parse().expect("a number"));
+    for at in 0..mutations {
         let (path, seed) = &seeds[at % seeds.len()];
         let other = &seeds[random.random_range(0..seeds.len())].1;
         attempt(&format!("mutation {at} of {path}"), &mutate(&mut random, seed.clone(), other));
