@@ -7,7 +7,7 @@ mod call;
 mod connect;
 mod endpoint;
 mod endpoints;
-mod http1;
+pub mod http1;
 mod meters;
 mod news;
 mod pool;

@@ -23,8 +23,9 @@ use head::Parsed;
 const READ_BYTES: usize = 8 * 1024;
 /// A buffer that has grown over this is given back when the connection becomes idle.
 const KEEP_BYTES_MAX: usize = 32 * 1024;
-/// The longest head of a response.
+/// The longest head of a response, with the interim ones before it.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEAD_TOO_LONG: Http1Error = Http1Error::Parse("a head that is too long");
 /// Bodies up to this size are copied behind their head, so that both leave in one buffer.
 const COPY_BYTES_MAX: usize = 4 * 1024;
 /// Bodies of responses up to this size are copied out of the read buffer, which then stays with the connection.
@@ -101,10 +102,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         };
         self.is_reusable = false;
         let mut sent = Sent { bytes: 0, is_flushed: false, failed: None };
+        let mut head_bytes = 0;
         let head = poll_fn(|cx| {
             // A handler may answer, and close, before it has read everything.
             self.poll_send(cx, rest, &mut sent);
-            self.poll_head(cx).map_err(|error| match (error, sent.failed.take()) {
+            self.poll_head(cx, &mut head_bytes).map_err(|error| match (error, sent.failed.take()) {
                 (Http1Error::Closed | Http1Error::Io(_), Some(failed)) => Http1Error::Io(failed),
                 (error, _) => error,
             })
@@ -187,12 +189,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         }
     }
 
-    /// Reads the next head that is not an interim one.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parsed, Http1Error>> {
+    /// Reads the next head that is not an interim one. `bytes` counts what those took.
+    fn poll_head(&mut self, cx: &mut Context<'_>, bytes: &mut usize) -> Poll<Result<Parsed, Http1Error>> {
         loop {
             match head::parse(&self.read)? {
+                Some((_, length)) if *bytes + length > HEAD_BYTES_MAX => return Poll::Ready(Err(HEAD_TOO_LONG)),
                 Some((head, length)) => {
                     self.read.advance(length);
+                    *bytes += length;
                     // 101 would be another protocol, which nobody asked for.
                     match head.status.as_u16() {
                         101 => return Poll::Ready(Err(Http1Error::Parse("an upgrade that was not asked for"))),
@@ -200,9 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                         _ => return Poll::Ready(Ok(head)),
                     }
                 }
-                None if self.read.len() > HEAD_BYTES_MAX => {
-                    return Poll::Ready(Err(Http1Error::Parse("a head that is too long")));
-                }
+                None if *bytes + self.read.len() >= HEAD_BYTES_MAX => return Poll::Ready(Err(HEAD_TOO_LONG)),
                 None => ready!(self.poll_fill(cx))?,
             }
         }

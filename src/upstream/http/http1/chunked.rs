@@ -40,8 +40,8 @@ impl Chunks {
                 Next::Done => return Ok(true),
                 Next::Size => {
                     let (length, size) = match httparse::parse_chunk_size(bytes) {
-                        Ok(Status::Complete(found)) => found,
-                        Ok(Status::Partial) if bytes.len() <= LINE_BYTES_MAX => return Ok(false),
+                        Ok(Status::Complete(found)) if found.0 <= LINE_BYTES_MAX => found,
+                        Ok(Status::Partial) if bytes.len() < LINE_BYTES_MAX => return Ok(false),
                         _ => return Err(Http1Error::Parse("a malformed chunk")),
                     };
                     bytes.advance(length);
@@ -85,8 +85,8 @@ impl Chunks {
 
 /// Takes a whole line away and says how long it was, without its end.
 fn line(bytes: &mut BytesMut) -> Result<Option<usize>, Http1Error> {
-    match bytes.iter().position(|byte| *byte == b'\n') {
-        None if bytes.len() > LINE_BYTES_MAX => Err(Http1Error::Parse("a line that is too long")),
+    match bytes.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') {
+        None if bytes.len() >= LINE_BYTES_MAX => Err(Http1Error::Parse("a line that is too long")),
         None => Ok(None),
         Some(end) if end > 0 && bytes[end - 1] == b'\r' => {
             bytes.advance(end + 1);
@@ -124,6 +124,9 @@ mod tests {
         assert!(matches!(decode(b"ffffffffffffffff\r\n", 5), Err(Http1Error::TooLarge)));
         let endless = [b"1;".as_slice(), &[b'a'; 5000]].concat();
         assert!(matches!(decode(&endless, 5), Err(Http1Error::Parse(_))));
+        // However it comes.
+        let whole = [&endless[..], b"\r\na\r\n0\r\n\r\n"].concat();
+        assert!(matches!(decode(&whole, 5), Err(Http1Error::Parse(_))));
         let trailers = format!("0\r\n{}\r\n", "a: b\r\n".repeat(101));
         assert!(matches!(decode(trailers.as_bytes(), 5), Err(Http1Error::Parse(_))));
     }

@@ -57,9 +57,11 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Parsed, usize)>, Http1Error> {
         }
     }
     let framing = says.framing(status);
-    let is_kept = if response.version == Some(1) { !says.close } else { says.keep_alive && !says.close };
-    // Whoever says both may mean two ends of a body.
-    let is_reusable = is_kept && framing != Framing::UntilClose && !(says.chunked.is_some() && says.length.is_some());
+    let is_1_1 = response.version == Some(1);
+    let is_kept = !says.close && (is_1_1 || says.keep_alive);
+    // Whoever says both may mean two ends of a body, and HTTP/1.0 knows no chunks.
+    let has_one_end = says.chunked.is_none() || (is_1_1 && says.length.is_none());
+    let is_reusable = is_kept && framing != Framing::UntilClose && has_one_end;
     Ok(Some((Parsed { status, headers: kept, framing, is_reusable }, length)))
 }
 
@@ -79,9 +81,13 @@ impl Says {
                 return Err(Http1Error::Parse("two values of content-length"));
             }
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            // What no coding is called may be read in two ways.
+            if !value.is_ascii() {
+                return Err(Http1Error::Parse("an invalid transfer-encoding"));
+            }
             self.chunked = Some(tokens(value).last().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")));
         } else if name.eq_ignore_ascii_case("connection") {
-            self.close |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"close"));
+            self.close |= !value.is_ascii() || tokens(value).any(|token| token.eq_ignore_ascii_case(b"close"));
             self.keep_alive |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"keep-alive"));
         }
         Ok(())
@@ -140,6 +146,8 @@ mod tests {
             ("HTTP/1.1 304 Not Modified\ncontent-length: 5", Length(0), true),
             ("HTTP/1.0 200 OK\ncontent-length: 5", Length(5), false),
             ("HTTP/1.0 200 OK\ncontent-length: 5\nconnection: Keep-Alive", Length(5), true),
+            ("HTTP/1.1 200 OK\ncontent-length: 5\nconnection: \u{fc}", Length(5), false),
+            ("HTTP/1.0 200 OK\ntransfer-encoding: chunked\nconnection: keep-alive", Chunked, false),
         ] {
             let head = parsed(text);
             assert_eq!((head.framing, head.is_reusable), (framing, is_reusable), "{text}");
@@ -165,6 +173,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999999\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzi\u{fc}, chunked\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
             "HTTP/2 200 OK\r\n\r\n",
             "hello\r\n\r\n",

@@ -125,11 +125,14 @@ async fn errors_say_whether_it_was_http() {
         assert!(error.contains(says), "{response}: {error}");
         assert!(!connection.is_idle());
     }
-    let (mut connection, mut far) = pair(1 << 20);
-    begin(&mut connection);
-    far.write_all(format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(70_000)).as_bytes()).await.expect("written");
-    let error = connection.send(&Bytes::new()).await.map(|head| head.status).expect_err("endless").to_string();
-    assert!(error.contains("too long"), "{error}");
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(3000);
+    for endless in [format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(70_000)), interim] {
+        let (mut connection, mut far) = pair(1 << 20);
+        begin(&mut connection);
+        far.write_all(endless.as_bytes()).await.expect("written");
+        let error = connection.send(&Bytes::new()).await.map(|head| head.status).expect_err("endless").to_string();
+        assert!(error.contains("too long"), "{error}");
+    }
 }
 
 #[tokio::test]
