@@ -62,6 +62,11 @@ fn queue() {
 }
 
 #[test]
+fn responses() {
+    replay("responses");
+}
+
+#[test]
 fn templates() {
     replay("templates");
 }

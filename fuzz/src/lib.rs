@@ -14,6 +14,7 @@ mod json;
 pub mod machine;
 mod pipe;
 pub mod queue;
+pub mod responses;
 pub mod templates;
 pub mod tokens;
 
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Run)] = &[
     ("frames", frames::run),
     ("machine", machine::run),
     ("queue", queue::run),
+    ("responses", responses::run),
     ("templates", templates::run),
     ("tokens", tokens::run),
 ];
