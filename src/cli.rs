@@ -1,13 +1,15 @@
 //! The command line: what the program is asked to do, and the exit code it leaves with. Must not hold any rule about messages.
 
+mod admin;
 mod demo;
+mod remote;
 mod run;
 mod system;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config;
 use crate::telemetry::logging::{LogFormat, LogSettings};
@@ -22,6 +24,8 @@ Examples:
   holdfast demo                                 try it: a chat in the browser, nothing else installed
   holdfast check config/holdfast.yaml           name every problem of a configuration
   holdfast run --config config/holdfast.yaml    serve
+  holdfast connections                          who is connected, of a running one
+  holdfast push --group room:1 hello             send, by the admin API
   kill -HUP PID                                 reload the configuration; no socket notices
   kill -TERM PID                                drain: close connections at a pace, finish what is in flight, exit
 
@@ -57,6 +61,14 @@ enum Command {
     /// Try it: Holdfast, a small chat application and its page, with nothing else installed
     #[command(after_help = "Examples:\n  holdfast demo\n  holdfast demo --check")]
     Demo(demo::DemoArguments),
+    #[command(flatten)]
+    Remote(remote::RemoteCommand),
+    /// Print a shell's completions
+    #[command(after_help = "Example:\n  holdfast completions bash > /usr/share/bash-completion/completions/holdfast")]
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    #[command(after_help = "Example:\n  holdfast man | man -l -")]
+    Man,
 }
 
 /// Why a command failed.
@@ -68,6 +80,8 @@ enum CliError {
     Log(String),
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Admin(String),
     #[error("demo: {0}")]
     Demo(String),
 }
@@ -83,6 +97,12 @@ pub fn main() -> ExitCode {
         Command::Check { config } => return check(&config),
         Command::Schema => return print_schema(),
         Command::Demo(arguments) => demo::demo(&arguments),
+        Command::Remote(command) => remote_command(command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "holdfast", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => manual(),
     };
     match result {
         Ok(code) => code,
@@ -91,6 +111,24 @@ pub fn main() -> ExitCode {
             ExitCode::from(EXIT_FAILURE)
         }
     }
+}
+
+fn remote_command(command: remote::RemoteCommand) -> Result<ExitCode, CliError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(remote::run(command))
+}
+
+/// The page of the program, and behind it those of its commands.
+fn manual() -> Result<ExitCode, CliError> {
+    let mut command = Cli::command();
+    // So that a command's page is named after the whole of it.
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
+        clap_mangen::Man::new(part.clone()).render(&mut page)?;
+    }
+    std::io::Write::write_all(&mut std::io::stdout(), &page)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(path: &std::path::Path) -> ExitCode {

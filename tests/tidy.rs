@@ -164,7 +164,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["tasks"]),
-    ("cli", &["app", "config", "demo", "ids", "tasks", "telemetry"]),
+    ("cli", &["app", "config", "demo", "ids", "tasks", "telemetry", "upstream"]),
 ];
 
 /// Modules that are pure: they run, and are tested, without a runtime, a socket or a clock.

@@ -4,6 +4,7 @@
 
 mod admin;
 mod batch;
+mod cli;
 mod codes;
 mod compression;
 mod drain;

@@ -1,0 +1,123 @@
+//! A client of the admin API, for commands that look at a running Holdfast or change it. Must not know what the calls mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::CliError;
+use crate::upstream::http::client_tls;
+
+/// A connection is a few hundred bytes, and a list has at most 1,000.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Where the admin listener is, and who asks.
+#[derive(Args)]
+pub struct Target {
+    /// The admin listener
+    #[arg(long, env = "HOLDFAST_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:8001")]
+    admin: Uri,
+    /// File with the token, where the listener asks for one; else the variable HOLDFAST_ADMIN_TOKEN
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM file of an authority to trust beside the system's, for `https:`
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// How long to wait for an answer, for instance 500ms
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+impl Target {
+    /// Makes one call; `path` is with its query. What was answered, if it was no refusal: null where there was no body.
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Bytes)>,
+    ) -> Result<Value, CliError> {
+        let base = self.admin.to_string();
+        let url = format!("{}{path}", base.trim_end_matches('/'));
+        let failed = |error: String| CliError::Admin(format!("{method} {url}: {error}"));
+        let uri = url.parse::<Uri>().map_err(|error| failed(error.to_string()))?;
+        let (media_type, body) = body.map_or((None, Bytes::new()), |(media_type, body)| (Some(media_type), body));
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri;
+        if let Some(media_type) = media_type {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        }
+        if let Some(token) = self.token()? {
+            let value = HeaderValue::from_str(&format!("Bearer {token}"));
+            let value = value.map_err(|_| failed("the token has characters that no header may have".into()))?;
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        let ca_pem = self.ca_file.as_ref().map(std::fs::read_to_string).transpose()?;
+        let tls = client_tls(ca_pem.as_deref()).map_err(&failed)?;
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let exchange = async {
+            let answer = client.request(request).await.map_err(|error| failed(reason(&error)))?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            Ok((head.status, body.map_err(|error| failed(error.to_string()))?.to_bytes()))
+        };
+        let answered = timeout(self.timeout, exchange).await;
+        let (status, body) =
+            answered.unwrap_or_else(|_| Err(failed(format!("no answer within {:?}", self.timeout))))?;
+        let text = || String::from_utf8_lossy(&body).trim().to_owned();
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| match body.is_empty() {
+            true => Value::Null,
+            false => Value::String(text()),
+        });
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(CliError::Admin(refusal(status, &body))),
+        }
+    }
+
+    fn token(&self) -> Result<Option<String>, CliError> {
+        let text = match &self.token_file {
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
+                CliError::Admin(format!("the token cannot be read from {}: {error}", path.display()))
+            })?),
+            None => std::env::var("HOLDFAST_ADMIN_TOKEN").ok(),
+        };
+        Ok(text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
+    }
+}
+
+/// The words of an answer that refuses, with each problem that it names.
+fn refusal(status: StatusCode, body: &Value) -> String {
+    let hint = match status {
+        StatusCode::UNAUTHORIZED => " (give a token by --token-file or HOLDFAST_ADMIN_TOKEN)",
+        _ => "",
+    };
+    let mut words = match body["error"]["message"].as_str().or_else(|| body.as_str()) {
+        Some(message) => format!("{message} ({}){hint}", status.as_u16()),
+        None => format!("answered {status}: {body}{hint}"),
+    };
+    for problem in body["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        words += &format!("\n  {problem}");
+    }
+    for error in body["errors"].as_array().into_iter().flatten() {
+        let part = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        words += &format!("\n  {:?}: {}", part("pointer"), part("message"));
+    }
+    words
+}
+
+/// An error with its causes; the outermost alone says little.
+fn reason(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
