@@ -100,7 +100,7 @@ impl<'a> Peer<'a> {
         }
         let Poll::Ready(incoming) = self.socket.poll_read(&mut context()) else { return false };
         match incoming {
-            Incoming::Message(payload) => self.on_message(payload),
+            Incoming::Message(payload, _) => self.on_message(payload),
             Incoming::Control => match self.expected.next() {
                 Some(Event::Ping(bytes)) => self.pings.push(bytes),
                 expected => assert_eq!(expected, Some(Event::Pong)),

@@ -85,7 +85,7 @@ struct Handshake {
     place: Place,
     meters: Option<Box<Meters>>,
     /// What is agreed upon of compression.
-    deflate: Option<Box<Deflate>>,
+    deflate: Option<Deflate>,
     upgrade: OnUpgrade,
 }
 
@@ -110,7 +110,7 @@ struct Opened {
     connection: Arc<Connection>,
     registration: Registration,
     meters: Option<Box<Meters>>,
-    deflate: Option<Box<Deflate>>,
+    deflate: Option<Deflate>,
     greeting: Box<Greeting>,
     place: Place,
 }
@@ -345,7 +345,7 @@ impl Upgrader {
     fn open(&self, endpoint: Arc<Endpoint>, handshake: Handshake, known: Known, greeting: Greeting) -> Answer {
         let Known { connection, registration } = known;
         let Handshake { accept, place, meters, deflate, upgrade, .. } = handshake;
-        let answer = switching(&accept, connection.subprotocol.as_deref(), deflate.as_deref());
+        let answer = switching(&accept, connection.subprotocol.as_deref(), deflate.as_ref());
         let services = self.services.clone();
         let greeting = Box::new(greeting);
         let tasks = self.tasks.clone();
@@ -433,10 +433,10 @@ fn switching(accept: &str, subprotocol: Option<&str>, deflate: Option<&Deflate>)
 }
 
 /// What the endpoint and the client's offers come to.
-fn deflate_of(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Box<Deflate>> {
+fn deflate_of(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Deflate> {
     let settings = endpoint.draft.compression.as_ref()?;
     let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).into_iter().filter_map(|value| value.to_str().ok());
-    deflate::agree(settings, offers).map(|terms| Box::new(Deflate::new(terms, settings)))
+    deflate::agree(settings, offers).map(|terms| Deflate::new(terms, settings))
 }
 
 /// Browsers always send `Origin`; other clients need not, and pass.

@@ -4,6 +4,8 @@
 mod offer;
 mod pool;
 
+use std::num::NonZeroU8;
+
 use bytes::Bytes;
 
 use super::frames::Violation;
@@ -13,17 +15,23 @@ use crate::snapshot::Compression;
 use crate::telemetry::CompressionMetrics;
 pub use offer::{Terms, agree};
 
-/// One client's compression.
+/// One client's compression: as small as can be, since a quiet socket holds it.
 #[derive(Debug)]
 pub struct Deflate {
-    terms: Terms,
-    level: u8,
+    level: NonZeroU8,
+    server_window_bits: u8,
+    client_window_bits: u8,
     /// Smaller messages are sent as they are.
-    min_size: usize,
-    /// Where context is taken over.
-    sent: History,
-    received: History,
-    unpacked: Packed,
+    min_size: u32,
+    /// Boxed: most connections take over nothing.
+    histories: Option<Box<Histories>>,
+}
+
+/// The directions whose context is taken over.
+#[derive(Debug, Default)]
+struct Histories {
+    sent: Option<History>,
+    received: Option<History>,
 }
 
 /// How much some messages were on the wire, and in themselves.
@@ -51,59 +59,73 @@ impl Packed {
 
 impl Deflate {
     pub fn new(terms: Terms, settings: &Compression) -> Self {
+        let history = |is_kept: bool| is_kept.then(History::default);
+        let histories =
+            Histories { sent: history(terms.server_takes_over), received: history(terms.client_takes_over) };
         Self {
-            terms,
-            level: settings.level,
-            min_size: settings.min_size,
-            sent: History::default(),
-            received: History::default(),
-            unpacked: Packed::default(),
+            level: level(settings),
+            server_window_bits: terms.server_window_bits,
+            client_window_bits: terms.client_window_bits,
+            min_size: size(settings.min_size),
+            histories: (terms.server_takes_over || terms.client_takes_over).then(|| Box::new(histories)),
         }
     }
 
     /// Takes over new settings, as far as they were not agreed upon. None: nothing more is compressed.
     pub fn set(&mut self, settings: Option<&Compression>) {
-        self.level = settings.map_or(self.level, |settings| settings.level);
-        self.min_size = settings.map_or(usize::MAX, |settings| settings.min_size);
+        self.level = settings.map_or(self.level, level);
+        self.min_size = settings.map_or(u32::MAX, |settings| size(settings.min_size));
     }
 
     /// The packed form of a message; none if it is better sent as it is.
     pub fn pack(&mut self, payload: &Payload) -> Option<Bytes> {
-        if payload.len() < self.min_size.max(1) {
+        if size(payload.len()) < self.min_size.max(1) {
             return None;
         }
-        let (level, window_bits) = (self.level, self.terms.server_window_bits);
-        if !self.terms.server_takes_over {
+        let (level, window_bits) = (self.level.get(), self.server_window_bits);
+        let Some(sent) = self.histories.as_mut().and_then(|histories| histories.sent.as_mut()) else {
             let key = u16::from_be_bytes([level, window_bits]);
             return payload.form(key, |bytes| pool::pack(level, window_bits, &[], bytes).map(Bytes::from));
-        }
-        let packed = pool::pack(level, window_bits, &self.sent.0, payload.bytes())?;
-        self.sent.push(payload.bytes(), window_bits);
+        };
+        let packed = pool::pack(level, window_bits, &sent.0, payload.bytes())?;
+        sent.push(payload.bytes(), window_bits);
         Some(packed.into())
     }
 
     /// The message that a client packed, of at most `size_max` bytes.
     pub fn unpack(&mut self, kind: Kind, packed: &[u8], size_max: usize) -> Result<Payload, Violation> {
-        let bytes = pool::unpack(&self.received.0, packed, size_max)?;
-        if self.terms.client_takes_over {
-            self.received.push(&bytes, self.terms.client_window_bits);
+        let received = self.histories.as_mut().and_then(|histories| histories.received.as_mut());
+        let before = received.as_ref().map_or(&[][..], |history| &history.0);
+        let bytes = pool::unpack(before, packed, size_max)?;
+        if let Some(received) = received {
+            received.push(&bytes, self.client_window_bits);
         }
-        self.unpacked.add(packed.len(), bytes.len());
         match kind {
             Kind::Text => Payload::text_from_bytes(bytes.into()).map_err(|_| InvalidText.into()),
             Kind::Binary => Ok(Payload::binary(bytes)),
         }
     }
 
-    /// What was unpacked since this was asked last.
-    pub fn take_unpacked(&mut self) -> Packed {
-        std::mem::take(&mut self.unpacked)
-    }
-
     /// The value of `Sec-WebSocket-Extensions` in the handshake's answer.
     pub fn answer(&self) -> String {
-        self.terms.to_string()
+        let histories = self.histories.as_deref();
+        let terms = Terms {
+            server_takes_over: histories.is_some_and(|histories| histories.sent.is_some()),
+            client_takes_over: histories.is_some_and(|histories| histories.received.is_some()),
+            server_window_bits: self.server_window_bits,
+            client_window_bits: self.client_window_bits,
+        };
+        terms.to_string()
     }
+}
+
+fn level(settings: &Compression) -> NonZeroU8 {
+    NonZeroU8::new(settings.level).unwrap_or(NonZeroU8::MIN)
+}
+
+/// No message is as large as four bytes can say.
+fn size(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// The last bytes of one direction, as far back as a message may refer: what a compressor would have to be kept for otherwise.
@@ -118,7 +140,8 @@ impl History {
         self.0.drain(..excess);
         let needed = self.0.len() + bytes.len();
         if needed > self.0.capacity() {
-            self.0.reserve_exact((2 * needed).min(window) - self.0.len());
+            // No more than that: a quiet connection keeps it, and moving it is little beside packing.
+            self.0.reserve_exact(bytes.len());
         }
         self.0.extend_from_slice(bytes);
     }

@@ -34,7 +34,8 @@ thread_local! {
 /// What came in.
 #[derive(Debug)]
 pub enum Incoming {
-    Message(Payload),
+    /// A message, and how many bytes it was on the wire, if it was packed.
+    Message(Payload, Option<usize>),
     /// A ping (already answered) or a pong.
     Control,
     /// The peer closed; the answer is queued.
@@ -69,8 +70,7 @@ pub struct Socket<S> {
     is_closed: bool,
     /// What may still be read, once a close is under way; `UNBOUNDED` before.
     left_bytes: u32,
-    /// Boxed: most sockets have none.
-    deflate: Option<Box<Deflate>>,
+    deflate: Option<Deflate>,
 }
 
 /// Frames and payload bytes of messages that the stream took whole.
@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// The same, with what was agreed upon of compression.
-    pub fn with_deflate(mut self, deflate: Option<Box<Deflate>>) -> Self {
+    pub fn with_deflate(mut self, deflate: Option<Deflate>) -> Self {
         if deflate.is_some() {
             self.decoder.allow_packed();
         }
@@ -113,11 +113,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if let Some(deflate) = &mut self.deflate {
             deflate.set(settings);
         }
-    }
-
-    /// How much the compressed messages were that came in since this was asked last.
-    pub fn take_unpacked(&mut self) -> Packed {
-        self.deflate.as_mut().map(|deflate| deflate.take_unpacked()).unwrap_or_default()
     }
 
     /// Changes the size limit, after a reload.
@@ -266,8 +261,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn take_in(&mut self, decoded: Decoded) -> Incoming {
         match decoded {
-            Decoded::Message(payload) => Incoming::Message(payload),
-            Decoded::Packed(kind, packed) => self.unpack(kind, &packed).map_or_else(Into::into, Incoming::Message),
+            Decoded::Message(payload) => Incoming::Message(payload, None),
+            Decoded::Packed(kind, packed) => match self.unpack(kind, &packed) {
+                Ok(payload) => Incoming::Message(payload, Some(packed.len())),
+                Err(violation) => violation.into(),
+            },
             Decoded::Pong => Incoming::Control,
             Decoded::Ping(payload) => {
                 // Only the newest ping needs its answer (RFC 6455 section 5.5.3).

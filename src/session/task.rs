@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::deflate::Packed;
 use super::live::{Closing, Live};
 use super::machine::{Due, Machine, Received};
 use super::socket::{Incoming, Socket, Written};
@@ -334,7 +335,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.refresh();
         let Some(live) = &mut self.live else { return false };
         let read = live.socket.poll_read(cx);
-        live.socket.take_unpacked().count(self.endpoint.metrics.received_compressed.as_ref());
         if live.socket.take_heard() {
             self.machine.heard(now_ms);
         }
@@ -349,7 +349,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     fn on_incoming(&mut self, now_ms: u64, incoming: Incoming) {
         match incoming {
-            Incoming::Message(payload) => self.on_message(now_ms, payload),
+            Incoming::Message(payload, packed_bytes) => {
+                if let Some(packed_bytes) = packed_bytes {
+                    let packed = Packed { packed_bytes, plain_bytes: payload.len() };
+                    packed.count(self.endpoint.metrics.received_compressed.as_ref());
+                }
+                self.on_message(now_ms, payload);
+            }
             Incoming::Control => {
                 if let Some(ending) = self.machine.on_control(now_ms) {
                     self.begin_close(ending);

@@ -78,7 +78,7 @@ impl Upgrader {
         facts: ConnectFacts,
     ) -> Answer {
         let chosen = choose_subprotocol(&endpoint.draft.subprotocols, &handshake.offered, None);
-        let answer = switching(&handshake.accept, chosen.as_deref(), handshake.deflate.as_deref());
+        let answer = switching(&handshake.accept, chosen.as_deref(), handshake.deflate.as_ref());
         // The choice is made: the application's comes too late.
         handshake.offered = chosen.into_iter().collect();
         let this = self.clone();
@@ -178,7 +178,7 @@ impl Upgrader {
                 socket.poll_read(cx)
             });
             match incoming.await {
-                Incoming::Message(payload) => return Ok(self.services.pipeline.first_token(endpoint, &payload)),
+                Incoming::Message(payload, _) => return Ok(self.services.pipeline.first_token(endpoint, &payload)),
                 Incoming::Control => {}
                 Incoming::Close(ending) | Incoming::Violation(ending) => return Err(ending),
                 Incoming::End => return Err(Ending::new(CloseCode::ABNORMAL, "", Cause::Client)),
