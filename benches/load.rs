@@ -5,6 +5,8 @@
 mod amqp;
 #[path = "load/clients.rs"]
 mod clients;
+#[path = "load/compressed.rs"]
+mod compressed;
 #[path = "load/flood.rs"]
 mod flood;
 #[path = "load/measure.rs"]

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use crate::compressed;
 use crate::measure::{cpu_seconds, percentile_us, resident_bytes};
 use crate::print;
 
@@ -43,6 +44,9 @@ pub struct Load {
     /// Bytes that each idle connection carries once before it is measured
     #[arg(long, default_value_t = 0)]
     pub carry: usize,
+    /// Quiet connections offer permessage-deflate, and what they carry is packed
+    #[arg(long)]
+    pub compress: bool,
     /// Seconds of silence that are measured
     #[arg(long, default_value_t = 20)]
     pub quiet: u64,
@@ -68,7 +72,10 @@ pub async fn connect(load: &Load, at: usize) -> Socket {
     let stream = socket.connect(addr).await.expect("connected");
     stream.set_nodelay(true).expect("nodelay");
     let config = WebSocketConfig::default().read_buffer_size(512).write_buffer_size(0);
-    client_async_with_config(&load.ws, stream, Some(config)).await.expect("a handshake").0
+    match load.compress {
+        true => compressed::open(stream, load, config).await,
+        false => client_async_with_config(&load.ws, stream, Some(config)).await.expect("a handshake").0,
+    }
 }
 
 /// Opens all connections, some at a time.
@@ -160,9 +167,13 @@ pub async fn idle(load: Load) {
     let (connect_cpu, took) = (cpu_seconds(load.pid) - cpu, started.elapsed().as_secs_f64());
     let mut held = Vec::new();
     for mut socket in sockets {
-        if load.carry > 0 {
-            socket.send(Message::text(message(load.carry))).await.expect("sent");
-            text(&mut socket).await;
+        match (load.carry, load.compress) {
+            (0, _) => {}
+            (carry, true) => compressed::carry(&mut socket, &message(carry)).await,
+            (carry, false) => {
+                socket.send(Message::text(message(carry))).await.expect("sent");
+                text(&mut socket).await;
+            }
         }
         // Reading answers the pings.
         held.push(tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} }));
