@@ -9,8 +9,12 @@ mod clients;
 mod compressed;
 #[path = "load/flood.rs"]
 mod flood;
+#[path = "load/hub.rs"]
+mod hub;
 #[path = "load/measure.rs"]
 mod measure;
+#[path = "load/peers.rs"]
+mod peers;
 #[path = "load/servers.rs"]
 mod servers;
 
@@ -38,6 +42,8 @@ enum Command {
     Handler { listen: String },
     /// A bare loop of tokio-tungstenite and a pooled hyper client: what Holdfast is measured against
     Bare { listen: String, upstream: String },
+    /// A bare hub: a prepared frame written to each socket of a channel
+    Hub { listen: String, publish: String },
     /// A bare loop of tokio-tungstenite and lapin that publishes with confirms
     BareAmqp { listen: String, url: String, queue: String },
     /// Messages there and back, one under way per connection
@@ -71,6 +77,7 @@ fn main() {
         match Cli::parse().command {
             Command::Handler { listen } => servers::handler(&listen).await,
             Command::Bare { listen, upstream } => servers::bare(&listen, upstream).await,
+            Command::Hub { listen, publish } => hub::hub(&listen, &publish).await,
             Command::BareAmqp { listen, url, queue } => amqp::bare(&listen, &url, &queue).await,
             Command::Commands { load, url, queue } => amqp::commands(load, &url, &queue).await,
             Command::Flood(kind) => flood::flood(kind).await,

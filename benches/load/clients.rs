@@ -17,6 +17,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::compressed;
 use crate::measure::{cpu_seconds, percentile_us, resident_bytes};
+use crate::peers::{ALL, Dialect, To};
 use crate::print;
 
 pub type Socket = WebSocketStream<TcpStream>;
@@ -27,10 +28,10 @@ pub struct Load {
     /// `ws://ADDRESS/PATH` of the gateway
     #[arg(long)]
     pub ws: String,
-    /// Address of its admin listener
+    /// Address of its admin listener, or of where else pushes are posted
     #[arg(long)]
     pub admin: Option<SocketAddr>,
-    /// The gateway's process
+    /// The gateway's process; those that it has started are measured with it
     #[arg(long)]
     pub pid: u32,
     #[arg(long, default_value_t = 64)]
@@ -53,11 +54,18 @@ pub struct Load {
     /// Answers are acks, not echoes
     #[arg(long)]
     pub ack: bool,
+    #[arg(long, value_enum, default_value_t = Dialect::Holdfast)]
+    pub dialect: Dialect,
+    /// All connections are in one channel
+    #[arg(skip)]
+    pub together: bool,
     /// What is measured, for the output
     #[arg(long, default_value = "holdfast")]
     pub name: String,
 }
 
+/// A gateway of several processes may subscribe a client a little after its handshake.
+const SETTLE: Duration = Duration::from_secs(1);
 /// A few thousand connections from one address leave enough ports; beyond that the next loopback address is taken.
 const CONNECTIONS_PER_ADDRESS: usize = 20_000;
 
@@ -72,13 +80,21 @@ pub async fn connect(load: &Load, at: usize) -> Socket {
     let stream = socket.connect(addr).await.expect("connected");
     stream.set_nodelay(true).expect("nodelay");
     let config = WebSocketConfig::default().read_buffer_size(512).write_buffer_size(0);
-    match load.compress {
-        true => compressed::open(stream, load, config).await,
-        false => client_async_with_config(&load.ws, stream, Some(config)).await.expect("a handshake").0,
+    if load.compress {
+        return compressed::open(stream, load, config).await;
     }
+    let url = load.dialect.url(&load.ws, if load.together { ALL.into() } else { at.to_string() }.as_str());
+    let mut socket = client_async_with_config(url, stream, Some(config)).await.expect("a handshake").0;
+    if load.dialect == Dialect::SocketIo {
+        // Engine.IO has opened; now the namespace of Socket.IO.
+        assert!(text(&mut socket).await.starts_with('0'), "Engine.IO's open");
+        socket.send(Message::text("40")).await.expect("sent");
+        assert!(text(&mut socket).await.starts_with("40"), "Socket.IO's connect");
+    }
+    socket
 }
 
-/// Opens all connections, some at a time.
+/// Opens all connections, some at a time; they come in the order of their numbers.
 #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
 pub async fn connect_all(load: &Load) -> Vec<Socket> {
     const WORKERS: usize = 32;
@@ -88,7 +104,7 @@ pub async fn connect_all(load: &Load) -> Vec<Socket> {
             tokio::spawn(async move {
                 let mut sockets = Vec::new();
                 for at in (worker..load.connections).step_by(WORKERS) {
-                    sockets.push(connect(&load, at).await);
+                    sockets.push((at, connect(&load, at).await));
                 }
                 sockets
             })
@@ -98,7 +114,8 @@ pub async fn connect_all(load: &Load) -> Vec<Socket> {
     for worker in workers {
         sockets.extend(worker.await.expect("connected"));
     }
-    sockets
+    sockets.sort_unstable_by_key(|(at, _)| *at);
+    sockets.into_iter().map(|(_, socket)| socket).collect()
 }
 
 pub fn message(size: usize) -> String {
@@ -106,9 +123,11 @@ pub fn message(size: usize) -> String {
     format!(r#"{{"type":"bench.echo","pad":"{}"}}"#, "x".repeat(size.saturating_sub(frame)))
 }
 
+/// The next text. What is read on the way is answered: a ping, and Engine.IO's heartbeat, which is a text.
 pub async fn text(socket: &mut Socket) -> String {
     loop {
         match socket.next().await.expect("open").expect("a message") {
+            Message::Text(text) if text == "2" => socket.send(Message::text("3")).await.expect("sent"),
             Message::Text(text) => return text.as_str().to_owned(),
             Message::Ping(_) | Message::Pong(_) => {}
             other => panic!("expected text, found {other:?}"),
@@ -120,7 +139,7 @@ pub async fn text(socket: &mut Socket) -> String {
 pub async fn roundtrip(load: Load) {
     let sockets = connect_all(&load).await;
     let each = load.messages / load.connections;
-    let message = message(load.size);
+    let message = load.dialect.wrap(message(load.size));
     let (cpu, started) = (cpu_seconds(load.pid), Instant::now());
     let clients: Vec<_> = sockets
         .into_iter()
@@ -171,12 +190,15 @@ pub async fn idle(load: Load) {
             (0, _) => {}
             (carry, true) => compressed::carry(&mut socket, &message(carry)).await,
             (carry, false) => {
-                socket.send(Message::text(message(carry))).await.expect("sent");
+                socket.send(Message::text(load.dialect.wrap(message(carry)))).await.expect("sent");
                 text(&mut socket).await;
             }
         }
-        // Reading answers the pings.
-        held.push(tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} }));
+        held.push(tokio::spawn(async move {
+            loop {
+                text(&mut socket).await;
+            }
+        }));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let cpu = cpu_seconds(load.pid);
@@ -203,12 +225,16 @@ pub async fn idle(load: Load) {
 
 #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
 pub async fn fanout(load: Load) {
+    let load = Load { together: true, ..load };
     let mut sockets = connect_all(&load).await;
     let mut admin = Admin::connect(&load).await;
-    for socket in &mut sockets {
-        let id = whoami(socket).await;
-        admin.call(Method::PUT, &format!("/v1/groups/bench/members/{id}"), Bytes::new()).await;
+    if load.dialect == Dialect::Holdfast {
+        for socket in &mut sockets {
+            let id = whoami(socket).await;
+            admin.call(Method::PUT, &format!("/v1/groups/{ALL}/members/{id}"), Bytes::new()).await;
+        }
     }
+    tokio::time::sleep(SETTLE).await;
     let (arrived, mut arrivals) = tokio::sync::mpsc::channel::<()>(1024);
     for mut socket in sockets {
         let arrived = arrived.clone();
@@ -219,12 +245,12 @@ pub async fn fanout(load: Load) {
             }
         });
     }
-    let payload = Bytes::from(message(load.size));
+    let (path, payload) = load.dialect.publication(To::All, &message(load.size));
     let (cpu, mut times) = (cpu_seconds(load.pid), Vec::new());
     for _ in 0..load.messages {
         let sent = Instant::now();
-        let body = admin.call(Method::POST, "/v1/groups/bench/messages", payload.clone()).await;
-        assert!(body.contains(&format!("\"delivered\":{}", load.connections)), "{body}");
+        let body = admin.call(Method::POST, &path, payload.clone()).await;
+        assert!(load.dialect.confirms(To::All, load.connections, &body), "{body}");
         for _ in 0..load.connections {
             arrivals.recv().await.expect("arrived");
         }
@@ -263,24 +289,23 @@ pub async fn broadcast(load: Load) {
 pub async fn push(load: Load) {
     let sockets = connect_all(&load).await;
     let each = load.messages / load.connections;
-    let payload = Bytes::from(message(load.size));
+    let (dialect, message) = (load.dialect, message(load.size));
     let mut clients = Vec::new();
-    for mut socket in sockets {
-        let id = whoami(&mut socket).await;
-        clients.push((socket, id, Admin::connect(&load).await));
+    for (at, mut socket) in sockets.into_iter().enumerate() {
+        let id = if dialect == Dialect::Holdfast { whoami(&mut socket).await } else { at.to_string() };
+        clients.push((socket, dialect.publication(To::One(&id), &message), Admin::connect(&load).await));
     }
+    tokio::time::sleep(SETTLE).await;
     let (cpu, started) = (cpu_seconds(load.pid), Instant::now());
     let running: Vec<_> = clients
         .into_iter()
-        .map(|(mut socket, id, mut admin)| {
-            let payload = payload.clone();
+        .map(|(mut socket, (path, payload), mut admin)| {
             tokio::spawn(async move {
-                let path = format!("/v1/connections/{id}/messages");
                 let mut times = Vec::new();
                 for _ in 0..each {
                     let sent = Instant::now();
                     let (body, _) = tokio::join!(admin.call(Method::POST, &path, payload.clone()), text(&mut socket));
-                    assert!(body.contains("written"), "{body}");
+                    assert!(dialect.confirms(To::One(&path), 1, &body), "{body}");
                     times.push(sent.elapsed());
                 }
                 times

@@ -32,8 +32,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).map(|value| value.as_bytes());
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    if header("content-type") == Some(b"application/cloudevents-batch+json") {
-        return Ok(answer_batch(&body));
+    match header("content-type") {
+        Some(b"application/cloudevents-batch+json") => return Ok(answer_batch(&body)),
+        Some(WEBSOCKET_EVENTS) => return Ok(answer_pushpin(head.uri.query(), &body)),
+        _ => {}
     }
     let mut response = match (header("ce-type"), header("ce-event")) {
         (Some(b"holdfast.connect" | b"holdfast.disconnect"), _) => Response::new(Full::default()),
@@ -70,6 +72,49 @@ fn answer_batch(body: &[u8]) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(answers));
     let media_type = http::HeaderValue::from_static("application/vnd.holdfast.batch+json");
     response.headers_mut().insert("content-type", media_type);
+    response
+}
+
+/// Pushpin's media type: a list of WebSocket events, each `NAME [HEXADECIMAL LENGTH\r\nCONTENT]\r\n`.
+const WEBSOCKET_EVENTS: &[u8] = b"application/websocket-events";
+
+/// Subscribes who opens to the channel of its `?id=`, with a ping each 25 s; messages go back as they are.
+fn answer_pushpin(query: Option<&str>, mut events: &[u8]) -> Response<Full<Bytes>> {
+    let mut answers = Vec::with_capacity(events.len());
+    let mut opens = false;
+    while let Some(at) = events.iter().position(|byte| *byte == b'\n') {
+        let (line, rest) = events.split_at(at + 1);
+        let line = String::from_utf8_lossy(line);
+        let (name, length) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
+        let content = usize::from_str_radix(length, 16).map_or(0, |length| length + "\r\n".len());
+        let (content, rest) = rest.split_at(content);
+        match name {
+            "OPEN" => {
+                opens = true;
+                answers.extend(b"OPEN\r\n");
+                let channel = query.and_then(|query| query.strip_prefix("id=")).unwrap_or_default();
+                for control in [
+                    format!(r#"c:{{"type":"subscribe","channel":"{channel}"}}"#),
+                    r#"c:{"type":"keep-alive","message-type":"ping","content":"","timeout":25}"#.into(),
+                ] {
+                    answers.extend(format!("TEXT {:X}\r\n{control}\r\n", control.len()).bytes());
+                }
+            }
+            "TEXT" | "CLOSE" => {
+                answers.extend(line.bytes());
+                answers.extend(content);
+            }
+            _ => {}
+        }
+        events = rest;
+    }
+    let mut response = Response::new(Full::from(answers));
+    let media_type = http::HeaderValue::from_static("application/websocket-events");
+    response.headers_mut().insert("content-type", media_type);
+    if opens {
+        let grip = http::HeaderValue::from_static("grip; message-prefix=\"\"");
+        response.headers_mut().insert("sec-websocket-extensions", grip);
+    }
     response
 }
 
