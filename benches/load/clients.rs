@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Args;
 use futures_util::{SinkExt, StreamExt};
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use http::Method;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -17,7 +14,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::compressed;
 use crate::measure::{cpu_seconds, percentile_us, resident_bytes};
-use crate::peers::{ALL, Dialect, To};
+use crate::peers::{ALL, Admin, Dialect, To};
 use crate::print;
 
 pub type Socket = WebSocketStream<TcpStream>;
@@ -83,12 +80,13 @@ pub async fn connect(load: &Load, at: usize) -> Socket {
     if load.compress {
         return compressed::open(stream, load, config).await;
     }
-    let url = load.dialect.url(&load.ws, if load.together { ALL.into() } else { at.to_string() }.as_str());
+    let channel = if load.together { ALL.into() } else { at.to_string() };
+    let url = load.dialect.url(&load.ws, &channel);
     let mut socket = client_async_with_config(url, stream, Some(config)).await.expect("a handshake").0;
     if load.dialect == Dialect::SocketIo {
         // Engine.IO has opened; now the namespace of Socket.IO.
         assert!(text(&mut socket).await.starts_with('0'), "Engine.IO's open");
-        socket.send(Message::text("40")).await.expect("sent");
+        socket.send(Message::text(format!("40{{\"channel\":\"{channel}\"}}"))).await.expect("sent");
         assert!(text(&mut socket).await.starts_with("40"), "Socket.IO's connect");
     }
     socket
@@ -227,7 +225,7 @@ pub async fn idle(load: Load) {
 pub async fn fanout(load: Load) {
     let load = Load { together: true, ..load };
     let mut sockets = connect_all(&load).await;
-    let mut admin = Admin::connect(&load).await;
+    let mut admin = Admin::connect(load.admin.expect("--admin")).await;
     if load.dialect == Dialect::Holdfast {
         for socket in &mut sockets {
             let id = whoami(socket).await;
@@ -293,7 +291,11 @@ pub async fn push(load: Load) {
     let mut clients = Vec::new();
     for (at, mut socket) in sockets.into_iter().enumerate() {
         let id = if dialect == Dialect::Holdfast { whoami(&mut socket).await } else { at.to_string() };
-        clients.push((socket, dialect.publication(To::One(&id), &message), Admin::connect(&load).await));
+        clients.push((
+            socket,
+            dialect.publication(To::One(&id), &message),
+            Admin::connect(load.admin.expect("--admin")).await,
+        ));
     }
     tokio::time::sleep(SETTLE).await;
     let (cpu, started) = (cpu_seconds(load.pid), Instant::now());
@@ -331,29 +333,4 @@ pub async fn push(load: Load) {
 pub async fn whoami(socket: &mut Socket) -> String {
     socket.send(Message::text(r#"{"type":"bench.whoami"}"#)).await.expect("sent");
     text(socket).await.trim_matches('"').to_owned()
-}
-
-/// A kept connection to the admin listener.
-struct Admin(SendRequest<Full<Bytes>>);
-
-impl Admin {
-    #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
-    async fn connect(load: &Load) -> Self {
-        let stream = TcpStream::connect(load.admin.expect("--admin")).await.expect("connected");
-        stream.set_nodelay(true).expect("nodelay");
-        let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
-        tokio::spawn(connection);
-        Self(send)
-    }
-
-    async fn call(&mut self, method: Method, path: &str, body: Bytes) -> String {
-        let request = Request::builder().method(method).uri(path).header("host", "admin");
-        let request = request.header("content-type", "application/json").body(Full::new(body)).expect("a request");
-        // The last answer is read before its connection knows that it may send again.
-        self.0.ready().await.expect("an open connection");
-        let answer = self.0.send_request(request).await.expect("an answer");
-        assert!(answer.status().is_success(), "{} {path}", answer.status());
-        let body = answer.into_body().collect().await.expect("a body").to_bytes();
-        String::from_utf8_lossy(&body).into_owned()
-    }
 }

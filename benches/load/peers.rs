@@ -1,7 +1,14 @@
 //! How a gateway is talked to: Holdfast, or a peer to compare it with. The clients know no other difference between them.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use clap::ValueEnum;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 
 /// In what a gateway's clients and publishers speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,7 +38,8 @@ impl Dialect {
         match self {
             Self::Holdfast => ws.to_owned(),
             Self::Channels | Self::Pushpin => format!("{ws}?id={channel}"),
-            Self::SocketIo => format!("{ws}?EIO=4&transport=websocket&id={channel}"),
+            // Its channel is in the packet that connects.
+            Self::SocketIo => format!("{ws}?EIO=4&transport=websocket"),
         }
     }
 
@@ -68,4 +76,38 @@ impl Dialect {
             _ => true,
         }
     }
+}
+
+/// A connection to the admin listener, kept as long as the gateway keeps it. Pushpin's control port closes after each answer.
+pub struct Admin {
+    addr: SocketAddr,
+    send: SendRequest<Full<Bytes>>,
+}
+
+impl Admin {
+    pub async fn connect(addr: SocketAddr) -> Self {
+        Self { addr, send: open(addr).await }
+    }
+
+    pub async fn call(&mut self, method: Method, path: &str, body: Bytes) -> String {
+        let request = Request::builder().method(method).uri(path).header("host", "admin");
+        let request = request.header("content-type", "application/json").body(Full::new(body)).expect("a request");
+        // The last answer is read before its connection knows that it may send again.
+        if self.send.ready().await.is_err() {
+            self.send = open(self.addr).await;
+        }
+        let answer = self.send.send_request(request).await.expect("an answer");
+        assert!(answer.status().is_success(), "{} {path}", answer.status());
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        String::from_utf8_lossy(&body).into_owned()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
+async fn open(addr: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(addr).await.expect("connected");
+    stream.set_nodelay(true).expect("nodelay");
+    let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    send
 }

@@ -1,5 +1,5 @@
 // Socket.IO with a forwarder written by hand: `node socketio.mjs PORT PUBLISH_PORT HANDLER_URL`.
-// A client joins the room that it names by `?id=`; `POST /publish?id=` goes to all of that room.
+// A client joins the room that it names when it connects; `POST /publish?id=` goes to all of that room.
 import { createServer } from "node:http";
 import { Server } from "socket.io";
 import { Pool } from "undici";
@@ -21,10 +21,10 @@ async function forward(socket, message) {
 
 const server = createServer();
 const io = new Server(server, { transports: ["websocket"], serveClient: false });
-// Its manual's advice for memory: the first request of a connection is not kept.
+// Its manual's advice for memory: the request that opened a connection is not kept.
 io.engine.on("connection", (socket) => { socket.request = null; });
 io.on("connection", (socket) => {
-  socket.join(socket.handshake.query.id);
+  socket.join(socket.handshake.auth.channel);
   socket.on("message", (message) => forward(socket, message));
 });
 server.listen({ host: "127.0.0.1", port: Number(port), backlog: 4096 });
