@@ -223,16 +223,7 @@ pub async fn idle(load: Load) {
 
 #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
 pub async fn fanout(load: Load) {
-    let load = Load { together: true, ..load };
-    let mut sockets = connect_all(&load).await;
-    let mut admin = Admin::connect(load.admin.expect("--admin")).await;
-    if load.dialect == Dialect::Holdfast {
-        for socket in &mut sockets {
-            let id = whoami(socket).await;
-            admin.call(Method::PUT, &format!("/v1/groups/{ALL}/members/{id}"), Bytes::new()).await;
-        }
-    }
-    tokio::time::sleep(SETTLE).await;
+    let (sockets, mut admin) = gather(&load).await;
     let (arrived, mut arrivals) = tokio::sync::mpsc::channel::<()>(1024);
     for mut socket in sockets {
         let arrived = arrived.clone();
@@ -265,21 +256,30 @@ pub async fn fanout(load: Load) {
     );
 }
 
+/// Opens all connections as one group.
+async fn gather(load: &Load) -> (Vec<Socket>, Admin) {
+    let mut sockets = connect_all(&Load { together: true, ..load.clone() }).await;
+    let mut admin = Admin::connect(load.admin.expect("--admin")).await;
+    if load.dialect == Dialect::Holdfast {
+        for socket in &mut sockets {
+            let id = whoami(socket).await;
+            admin.call(Method::PUT, &format!("/v1/groups/{ALL}/members/{id}"), Bytes::new()).await;
+        }
+    }
+    tokio::time::sleep(SETTLE).await;
+    (sockets, admin)
+}
+
 /// Sends to a group of all connections, ten times a second, until it is killed. Nobody reads: the system's buffers take it all, and the
 /// clients' reading costs nothing.
 pub async fn broadcast(load: Load) {
-    let mut sockets = connect_all(&load).await;
-    let mut admin = Admin::connect(&load).await;
-    for socket in &mut sockets {
-        let id = whoami(socket).await;
-        admin.call(Method::PUT, &format!("/v1/groups/bench/members/{id}"), Bytes::new()).await;
-    }
-    let payload = Bytes::from(message(load.size));
+    let (sockets, mut admin) = gather(&load).await;
+    let (path, payload) = load.dialect.publication(To::All, &message(load.size));
     let mut pace = tokio::time::interval(Duration::from_millis(100));
     eprintln!("broadcasting to {}", sockets.len());
     loop {
         pace.tick().await;
-        admin.call(Method::POST, "/v1/groups/bench/messages", payload.clone()).await;
+        admin.call(Method::POST, &path, payload.clone()).await;
     }
 }
 
