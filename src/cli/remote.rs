@@ -272,9 +272,9 @@ mod tests {
         ]});
         let text = table(&answer);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "ID         ENDPOINT  USER      GROUPS  ADDRESS    OPENED  RECEIVED  SENT");
+        assert_eq!(lines[0], "ID         ENDPOINT  USER     GROUPS  ADDRESS    OPENED  RECEIVED  SENT");
         assert_eq!(lines[1], "a-1        /ws       ann\u{fffd}[2J  x,y     [::1]:5    now     12        3");
-        assert_eq!(lines[2], "long-id-2  /ws       -         -       1.2.3.4:5  now     0         0");
+        assert_eq!(lines[2], "long-id-2  /ws       -        -       1.2.3.4:5  now     0         0");
         assert_eq!(lines[3], "2 of 3");
     }
 
