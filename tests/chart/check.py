@@ -108,9 +108,10 @@ def reference_problem(documents):
             ports = {port["name"] for port in container.get("ports", [])}
             if missing := {mount["name"] for mount in container.get("volumeMounts", [])} - volumes:
                 return f"{container['name']}: no volume {missing}"
-            for probe in [container[key] for key in ("livenessProbe", "readinessProbe") if key in container]:
-                if (probe.get("httpGet") or probe["tcpSocket"])["port"] not in ports:
-                    return f"{container['name']}: no port for {probe}"
+            hooks = [container.get(key, {}) for key in ("livenessProbe", "readinessProbe")]
+            for hook in [*hooks, container.get("lifecycle", {}).get("preStop", {})]:
+                if problem := hook_problem(hook, ports):
+                    return f"{container['name']}: {problem}"
     labels = [pod["metadata"]["labels"] for pod in pods(documents)]
     ports = {port["name"] for pod in pods(documents) for container in containers(pod) for port in container.get("ports", [])}
     for service in of_kind(documents, "Service"):
@@ -122,6 +123,18 @@ def reference_problem(documents):
         selector = document["spec"].get("selector") or document["spec"]["podSelector"]
         if not any(fits(selector, found) for found in labels):
             return f"{name_of(document)} selects no pod"
+    return ""
+
+
+def hook_problem(hook, ports):
+    """A hook calls a port that there is, or runs a command that Holdfast knows."""
+    if (port := (hook.get("httpGet") or hook.get("tcpSocket") or {}).get("port")) and port not in ports:
+        return f"no port {port}"
+    if command := hook.get("exec", {}).get("command"):
+        # `--help` comes last: what stands before it is read first, and nothing is called.
+        result = subprocess.run([HOLDFAST, *command[1:], "--help"], capture_output=True, text=True, timeout=60)
+        if command[0] != "holdfast" or result.returncode != 0:
+            return f"{command}: {result.stderr.strip()}"
     return ""
 
 
@@ -214,21 +227,28 @@ def check_sidecar(example):
     check("sidecar: the app outlives the drain", "" if times == (20, 40) else f"expected 20 and 40, found {times}")
     native = render(HELMS["helm 4.3"], example, "--values", example / "ci/sidecar-native-values.yaml", "--kube-version", NEWEST)
     spec = pods(native)[0]["spec"]
+    hook = spec["initContainers"][0]["lifecycle"]["preStop"]
+    expected = ["holdfast", "drain", "--admin", "http://127.0.0.1:8001", "--token-file", f"{SECRETS}/admin/operator"]
+    check("sidecar: native drain", "" if hook == {"exec": {"command": expected}} else f"found {hook}")
     shape = [(c["name"], c.get("restartPolicy")) for c in containers(pods(native)[0])]
     check("sidecar: native", "" if shape == [("holdfast", "Always"), ("app", None)] else f"{shape}")
     check("sidecar: native grace period", "" if spec["terminationGracePeriodSeconds"] == 85 else spec["terminationGracePeriodSeconds"])
 
 
 def check_probes(chart, files):
-    """The admin listener is probed where the kubelet can call it, else the clients' port."""
-    expected = {"standalone-minimal": "tcpSocket", "tls": "HTTPS", "rabbitmq": "HTTP"}
-    for name, kind in expected.items():
-        container = holdfast_of(render(HELMS["helm 4.3"], chart, "--values", files[name]))
-        probe = container["readinessProbe"]
-        check(f"{name}: readiness by {kind}", "" if "tcpSocket" in probe and kind == "tcpSocket" or probe.get("httpGet", {}).get("scheme") == kind else probe)
-    asks = ["--set", "config.admin.tls.client_auth=required"]
-    container = holdfast_of(render(HELMS["helm 4.3"], chart, "--values", files["tls"], *asks))
-    check("tls: no probe that would have to show a certificate", "" if "tcpSocket" in container["readinessProbe"] else container["readinessProbe"])
+    """The admin listener is probed where the kubelet or the binary can call it, else the clients' port."""
+    cases = [
+        ("standalone-minimal", [], "exec"),
+        ("standalone-minimal", ["--set", "config.admin.listen=[::1]:9001"], "exec"),
+        ("rabbitmq", [], "HTTP"),
+        ("tls", [], "HTTPS"),
+        ("tls", ["--set", "config.admin.tls.client_auth=required"], "tcpSocket"),
+        ("tls", ["--set", "config.admin.listen=127.0.0.1:8001,serviceMonitor.enabled=false"], "tcpSocket"),
+    ]
+    for name, more, expected in cases:
+        probe = holdfast_of(render(HELMS["helm 4.3"], chart, "--values", files[name], *more))["readinessProbe"]
+        found = probe.get("httpGet", {}).get("scheme") or next(key for key in ("exec", "tcpSocket") if key in probe)
+        check(f"{name}: {' '.join(more[1:])} readiness by {expected}", "" if found == expected else f"found {found}")
 
 
 def check_refusals(chart, minimal):

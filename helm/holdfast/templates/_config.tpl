@@ -22,31 +22,56 @@
 
 {{/*
 Facts of the configuration, as YAML:
-websocketPort, isTls; adminPort, isAdminOpen (not on loopback), isAdminTls, isProbed (the kubelet may call the admin listener);
-graceSeconds, appSleepSeconds.
+websocketPort, isTls; adminPort, adminUrl (inside of the pod), isAdminOpen (not on loopback), isAdminTls;
+probe (`http`: by the kubelet; `exec`: by the binary, inside; `tcp`: of the clients' port, where neither could show a certificate or
+check one); drain (the options of `holdfast drain`, where it may be called inside of the pod); graceSeconds, appSleepSeconds.
 */}}
 {{- define "holdfast.facts" -}}
 {{- $config := include "holdfast.config" . | fromYaml -}}
 {{- $admin := $config.admin | default dict -}}
 {{- $adminTls := $admin.tls | default dict -}}
 {{- $adminListen := $admin.listen | default "127.0.0.1:8001" -}}
+{{- $adminPort := include "holdfast.port" (dict "key" "admin.listen" "text" $adminListen) -}}
 {{- $isOpen := not (regexMatch "^(127\\.|\\[::1\\])" $adminListen) -}}
+{{- $url := printf "%s://%s" (empty $adminTls | ternary "http" "https") ($isOpen | ternary (printf "127.0.0.1:%s" $adminPort) $adminListen) -}}
 {{- $asksCertificate := and $adminTls.client_ca_file (ne ($adminTls.client_auth | default "required") "optional") -}}
+{{- $probe := and $isOpen (not $asksCertificate) | ternary "http" (and (not $isOpen) (empty $adminTls) | ternary "exec" "tcp") -}}
 {{- $drain := $config.drain | default dict -}}
 {{- $preStop := .Values.preStopSleepSeconds | int -}}
 {{- $deadline := include "holdfast.seconds" (dict "key" "drain.deadline" "text" ($drain.deadline | default "30s")) | int -}}
 {{- $window := include "holdfast.seconds" (dict "key" "drain.window" "text" ($drain.window | default "5s")) | int -}}
-{{- $appSleep := .Values.sidecar.appSleepSeconds | default (.Values.sidecar.native | ternary $preStop (add $preStop $window 5)) | int -}}
+{{- $appSleep := .Values.sidecar.appSleepSeconds | default (add $preStop $window 5) | int -}}
 {{- /* A native sidecar gets its SIGTERM when the app is gone, any other one with the app. */ -}}
 {{- $before := and (eq .Values.mode "sidecar") .Values.sidecar.native | ternary (max $preStop $appSleep) $preStop -}}
 websocketPort: {{ include "holdfast.port" (dict "key" "listen" "text" ($config.listen | default "0.0.0.0:8000")) }}
 isTls: {{ not (empty $config.tls) }}
-adminPort: {{ include "holdfast.port" (dict "key" "admin.listen" "text" $adminListen) }}
+adminPort: {{ $adminPort }}
+adminUrl: {{ $url | quote }}
 isAdminOpen: {{ $isOpen }}
 isAdminTls: {{ not (empty $adminTls) }}
-isProbed: {{ and $isOpen (not $asksCertificate) }}
+probe: {{ $probe }}
+drain: {{ include "holdfast.drainOptions" (dict "admin" $admin "url" $url) }}
 graceSeconds: {{ .Values.terminationGracePeriodSeconds | default (add $before $deadline 5) }}
 appSleepSeconds: {{ $appSleep }}
+{{- end -}}
+
+{{/* Options of `holdfast drain` inside of the pod, as a list; an empty one where it would be refused. */}}
+{{- define "holdfast.drainOptions" -}}
+{{- $files := list -}}
+{{- range $token := .admin.tokens | default dict -}}
+{{- if and $token.token_file (has "admin" $token.scopes) -}}
+{{- $files = append $files $token.token_file -}}
+{{- end -}}
+{{- end -}}
+{{- if .admin.tls -}}
+[]
+{{- else if $files -}}
+{{- list "--admin" .url "--token-file" (first $files) | toJson -}}
+{{- else if or .admin.tokens .admin.token -}}
+[]
+{{- else -}}
+{{- list "--admin" .url | toJson -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The port of an address. */}}

@@ -22,7 +22,12 @@ ports:
 {{- if .Values.probes.enabled }}
 {{- include "holdfast.probes" (dict "probes" .Values.probes "facts" $facts) }}
 {{- end }}
-{{- if and .Values.preStopSleepSeconds (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}
+{{- if and (eq .Values.mode "sidecar") .Values.sidecar.native $facts.drain }}
+lifecycle:
+  # At once, while the app still takes events: SIGTERM comes when it is gone.
+  preStop:
+    exec: {command: {{ concat (list "holdfast" "drain") $facts.drain | toJson }}}
+{{- else if and .Values.preStopSleepSeconds (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) }}
 lifecycle:
   preStop:
     sleep: {seconds: {{ .Values.preStopSleepSeconds }}}
@@ -43,20 +48,27 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
-{{/* Calls of the kubelet bear no token, and need none. It cannot call loopback, nor show a certificate. */}}
+{{/* Probes bear no token, and need none. The kubelet cannot call loopback, nor show a certificate. */}}
 {{- define "holdfast.probes" -}}
-{{- if .facts.isProbed }}
+{{- $scheme := ternary "HTTPS" "HTTP" .facts.isAdminTls }}
+{{- if eq .facts.probe "http" }}
 livenessProbe:
-  httpGet: {path: /healthz, port: holdfast-admin, scheme: {{ ternary "HTTPS" "HTTP" .facts.isAdminTls }}}
+  httpGet: {path: /healthz, port: holdfast-admin, scheme: {{ $scheme }}}
   {{- toYaml .probes.liveness | nindent 2 }}
-readinessProbe:
-  httpGet: {path: /readyz, port: holdfast-admin, scheme: {{ ternary "HTTPS" "HTTP" .facts.isAdminTls }}}
-  {{- toYaml .probes.readiness | nindent 2 }}
-{{- else }}
-readinessProbe:
-  tcpSocket: {port: websocket}
-  {{- toYaml .probes.readiness | nindent 2 }}
+{{- else if eq .facts.probe "exec" }}
+livenessProbe:
+  exec: {command: [holdfast, probe, --live, --admin, {{ .facts.adminUrl | quote }}]}
+  {{- toYaml .probes.liveness | nindent 2 }}
 {{- end }}
+readinessProbe:
+  {{- if eq .facts.probe "http" }}
+  httpGet: {path: /readyz, port: holdfast-admin, scheme: {{ $scheme }}}
+  {{- else if eq .facts.probe "exec" }}
+  exec: {command: [holdfast, probe, --admin, {{ .facts.adminUrl | quote }}]}
+  {{- else }}
+  tcpSocket: {port: websocket}
+  {{- end }}
+  {{- toYaml .probes.readiness | nindent 2 }}
 {{- end -}}
 
 {{/* Secrets that are mounted, by the name of their folder. */}}
