@@ -216,6 +216,16 @@ def check_values(chart, file):
     check(f"{name}: holdfast check", configuration_problem(documents, name))
 
 
+def check_documents(chart):
+    """The values files that the guide shows."""
+    shown = re.findall(r"```yaml\n(# values\.yaml\n.*?)```", pathlib.Path("docs/kubernetes.md").read_text(), re.S)
+    check("docs/kubernetes.md shows values", "" if len(shown) == 2 else f"{len(shown)}")
+    for number, text in enumerate(shown, 1):
+        file = FORGED / f"kubernetes-{number}-values.yaml"
+        file.write_text(text)
+        check_values(chart, file)
+
+
 def check_sidecar(example):
     """The app's pod has both containers, and drains in the right order."""
     documents = render(HELMS["helm 4.3"], example, "--kube-version", NEWEST)
@@ -314,6 +324,7 @@ def main():
         check_values(chart, file)
     for file in sorted((example / "ci").glob("*.yaml")):
         check_values(example, file)
+    check_documents(chart)
     check_sidecar(example)
     check_probes(chart, files)
     check_refusals(chart, files["standalone-minimal"])
