@@ -62,8 +62,11 @@ def problems():
         yield from (f"{place}: no label {label}" for label in matched + grouped if label not in known)
     shown = "".join(query for _, query in queries())
     yield from (f"{DASHBOARD.name}: {family} is shown nowhere" for family in families if family not in shown)
+    pages = sorted(pathlib.Path("docs").glob("*.md"))
+    told = "".join(page.read_text() for page in pages)
+    yield from (f"docs: {family} is explained nowhere" for family in families if family not in told)
     # Documents name families too, and leave an end open by `…`.
-    for page in [*pathlib.Path("docs").glob("*.md"), pathlib.Path("README.md"), DASHBOARD, RULES]:
+    for page in [*pages, pathlib.Path("README.md"), DASHBOARD, RULES]:
         for name, selector in re.findall(r"\b(holdfast_[a-z_]+[a-z])(?![a-z_…])(\{[^}`]*\})?", page.read_text()):
             family = names.get(name, name)
             if family not in families:
