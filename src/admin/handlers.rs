@@ -4,13 +4,17 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{AdminState, ConfigStatus, Readiness, Reloaded, openapi};
 use crate::command::ApiError;
+use crate::telemetry::classic::{CLASSIC, classic};
+
+/// Who accepts this gets it.
+const OPEN_METRICS: &str = "application/openmetrics-text";
 
 pub async fn healthz() -> Json<Value> {
     Json(json!({"status": "ok"}))
@@ -22,12 +26,17 @@ pub async fn readyz(State(state): State<AdminState>) -> (StatusCode, Json<Readin
     (status, Json(readiness))
 }
 
-pub async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+pub async fn metrics(State(state): State<AdminState>, headers: HeaderMap) -> impl IntoResponse {
     let waiting = state.deliver.registry().mailbox_bytes();
     state.metrics.mailbox_bytes.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     let revocations = state.deliver.revocations().len();
     state.metrics.revocations.set(i64::try_from(revocations).unwrap_or(i64::MAX));
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.metrics.encode())
+    let text = state.metrics.encode();
+    let accepted = headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    match accepted.into_iter().any(|value| value.contains(OPEN_METRICS)) {
+        true => ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text),
+        false => ([(CONTENT_TYPE, CLASSIC)], classic(&text)),
+    }
 }
 
 pub async fn openapi() -> Json<Value> {

@@ -315,7 +315,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         method: "get",
         path: "/metrics",
-        summary: "Metrics in OpenMetrics text",
+        summary: "Metrics, in OpenMetrics text where `Accept` names it, else in Prometheus's older one",
         query: &[],
         body: Body::None,
         answers: &[(200, "The metrics")],

@@ -69,20 +69,10 @@ def converse(port):
         assert received.startswith(b"HTTP/1.1 101"), received
 
 
-def classic(text):
-    """
-    OpenMetrics as the older text format, which is all that `promtool check metrics` reads: there a counter's own name has `_total`,
-    and neither units nor an end are known.
-    """
-    counters = set(re.findall(r"^# TYPE (\w+) counter$", text, re.M))
-    rename = lambda found: f"# {found[1]} {found[2]}_total" if found[2] in counters else found[0]
-    text = re.sub(r"^# (HELP|TYPE) (\w+)", rename, text, flags=re.M)
-    return re.sub(r"^# (UNIT .*|EOF)\n", "", text, flags=re.M)
-
-
-def check_metrics(text):
-    result = subprocess.run(["promtool", "check", "metrics"], input=classic(text), capture_output=True, text=True)
+def check_metrics(url):
+    result = subprocess.run(["promtool", "check", "metrics"], input=fetch(url), capture_output=True, text=True)
     check("promtool check metrics", result.stdout + result.stderr if result.returncode or result.stdout or result.stderr else "")
+    text = fetch(urllib.request.Request(url, headers={"Accept": "application/openmetrics-text;version=1.0.0"}))
     check("the answer ends as OpenMetrics does", "" if text.endswith("# EOF\n") else "no # EOF")
     served = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M))
     families = names.of_source()
@@ -134,7 +124,7 @@ def main(binary, folder):
             eventually("Holdfast is ready", 20, lambda: fetch(f"http://{address}/readyz"))
             converse(listen)
             started.append(subprocess.Popen(["prometheus", *storage, f"--web.listen-address=127.0.0.1:{web}", "--log.level=warn"], stdout=log, stderr=log))
-            check_metrics(fetch(f"http://{address}/metrics"))
+            check_metrics(f"http://{address}/metrics")
             prometheus = f"http://127.0.0.1:{web}"
             eventually("Prometheus is ready", 20, lambda: fetch(f"{prometheus}/-/ready"))
             seen = lambda: query(prometheus, 'rate(holdfast_events_total{outcome="delivered"}[30s])')

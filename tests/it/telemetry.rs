@@ -38,7 +38,13 @@ async fn metrics_are_open_metrics_with_bounded_labels() {
         client.text().await;
     }
     let (status, headers, body) = holdfast.call_raw(Method::GET, "/metrics", &[], "").await;
-    assert_eq!(status, 200);
+    assert_eq!(
+        (status.as_u16(), headers["content-type"].as_bytes()),
+        (200, &b"text/plain; version=0.0.4; charset=utf-8"[..])
+    );
+    assert!(String::from_utf8_lossy(&body).contains("# TYPE holdfast_events_total counter\nholdfast_events_total{"));
+    let accept = [("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")];
+    let (_, headers, body) = holdfast.call_raw(Method::GET, "/metrics", &accept, "").await;
     assert!(headers["content-type"].to_str().expect("text").starts_with("application/openmetrics-text"));
     let text = String::from_utf8_lossy(&body);
     assert!(text.ends_with("# EOF\n"));
