@@ -42,7 +42,8 @@ impl Chunks {
                     let (length, size) = match httparse::parse_chunk_size(bytes) {
                         Ok(Status::Complete(found)) if found.0 <= LINE_BYTES_MAX => found,
                         Ok(Status::Partial) if bytes.len() < LINE_BYTES_MAX => return Ok(false),
-                        _ => return Err(Http1Error::Parse("a malformed chunk")),
+                        Ok(_) => return Err(Http1Error::Parse("a line that is too long")),
+                        Err(_) => return Err(Http1Error::Parse("a malformed chunk")),
                     };
                     bytes.advance(length);
                     let size = usize::try_from(size).map_err(|_| Http1Error::TooLarge)?;
