@@ -386,7 +386,8 @@ fn configurations_in_the_docs_are_accepted() {
     for page in pages.chain([root.join("README.md")]).filter(|path| path.extension().is_some_and(|e| e == "md")) {
         let text = std::fs::read_to_string(&page).expect("text");
         for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
-            if block.contains("endpoints:") {
+            // The chart's values are checked with the chart.
+            if block.contains("endpoints:") && !block.starts_with("# values.yaml") {
                 load_text("docs", block, root, &|_| None)
                     .unwrap_or_else(|p| panic!("{}: {p}\n{block}", page.display()));
                 found += 1;
