@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use crate::routing::{Pattern, Pointer};
+use crate::routing::Pattern;
 
 /// What a token gave its connection.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,27 +87,17 @@ impl Requirement {
     }
 }
 
-/// Who may be in the groups of one pattern, and what is sent to those who are slow.
+/// Who may be in the groups of one pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupRule {
     pub group: Pattern,
-    /// Empty: it says nothing about who may.
     pub require: Requirement,
-    /// Of messages with the same value here only the newest waits.
-    pub conflate: Option<Pointer>,
 }
 
-/// True if claims may be in a group: the first rule that asks for claims and takes its name decides; without one nothing is asked.
+/// True if claims may be in a group: the first rule whose pattern takes its name decides; without one nothing is asked.
 pub fn may_join(rules: &[GroupRule], claims: Option<&Value>, group: &str) -> bool {
-    let mut asking = rules.iter().filter(|rule| !rule.require.is_empty());
-    let Some(rule) = asking.find(|rule| rule.group.matches_text(group)) else { return true };
+    let Some(rule) = rules.iter().find(|rule| rule.group.matches_text(group)) else { return true };
     rule.require.unmet_for(claims, star_of(&rule.group, group)).is_none()
-}
-
-/// Where a group's messages bear what they are the newest of: the first rule that says so and takes the group's name decides.
-pub fn conflated_by<'a>(rules: &'a [GroupRule], group: &str) -> Option<&'a Pointer> {
-    let mut conflating = rules.iter().filter_map(|rule| Some((&rule.group, rule.conflate.as_ref()?)));
-    conflating.find(|(pattern, _)| pattern.matches_text(group)).map(|(_, pointer)| pointer)
 }
 
 /// What the only star of a pattern stands for in a text that it takes; nothing where there is no star, or more than one.
@@ -162,7 +152,6 @@ mod tests {
         let rule = |group: &str, asked: &[(&str, &[&str])]| GroupRule {
             group: Pattern::parse(group).expect("a pattern"),
             require: require(asked),
-            conflate: None,
         };
         let rules = [rule("room:*", &[("rooms", &[STAR])]), rule("staff", &[("role", &["staff"])])];
         let claims = json!({"rooms": ["1", "2"], "role": "guest"});

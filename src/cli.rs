@@ -25,7 +25,7 @@ Examples:
   holdfast check config/holdfast.yaml           name every problem of a configuration
   holdfast run --config config/holdfast.yaml    serve
   holdfast connections                          who is connected, of a running one
-  holdfast push --group room:1 hello             send, by the admin API
+  holdfast push --group room:1 hello            send, by the admin API
   kill -HUP PID                                 reload the configuration; no socket notices
   kill -TERM PID                                drain: close connections at a pace, finish what is in flight, exit
 

@@ -97,7 +97,13 @@ impl Mailbox {
 
     /// Offers a payload. Never blocks.
     pub fn push(&self, payload: Payload, on_written: Option<OnWritten>, urgency: Urgency) -> Offered {
-        self.state.lock().push(Entry { payload, on_written }, urgency)
+        // Refused, it is dropped behind the lock: an `on_written` may run its own code when dropped.
+        let mut state = self.state.lock();
+        let offered = state.reserve(&payload, urgency);
+        if offered == Offered::Queued {
+            state.append(Entry { payload, on_written });
+        }
+        offered
     }
 
     /// Offers the newest message of a key, insistently: one with the same key that waits gives it its place.
@@ -108,10 +114,11 @@ impl Mailbox {
         {
             return state.replace(place, payload);
         }
-        let place = state.queue.len();
-        let offered = state.push(Entry { payload, on_written: None }, Urgency::Insistent);
+        let offered = state.reserve(&payload, Urgency::Insistent);
         if offered == Offered::Queued {
+            let place = state.queue.len();
             state.latest.get_or_insert_default().note(key, place);
+            state.append(Entry { payload, on_written: None });
         }
         offered
     }
@@ -173,17 +180,20 @@ impl Mailbox {
 }
 
 impl State {
-    fn push(&mut self, entry: Entry, urgency: Urgency) -> Offered {
-        let cost = cost(&entry.payload);
-        let offered = self.admit(cost, urgency);
-        if offered == Offered::Queued {
-            self.used += cost;
-            self.queue.push_back(entry);
-            self.wake();
-        } else if offered == Offered::Overflow {
-            self.cut();
+    /// Takes the payload's part of the budget, or says why not.
+    fn reserve(&mut self, payload: &Payload, urgency: Urgency) -> Offered {
+        let offered = self.admit(cost(payload), urgency);
+        match offered {
+            Offered::Queued => self.used += cost(payload),
+            Offered::Overflow => self.cut(),
+            _ => {}
         }
         offered
+    }
+
+    fn append(&mut self, entry: Entry) {
+        self.queue.push_back(entry);
+        self.wake();
     }
 
     /// What waits at `place` makes room for the newer one, which may be larger.

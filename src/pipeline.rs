@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::claims::{Grant, conflated_by};
+use crate::claims::Grant;
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::ids::ConnectionId;
 use crate::limits::json::Oversized;
@@ -204,7 +204,8 @@ impl Pipeline {
     /// What a message to a group is the newest of on this endpoint: group and value. None where every message counts.
     pub fn conflation_key(&self, endpoint: &str, group: &str, payload: &Payload) -> Option<Arc<str>> {
         let snapshot = self.current.load();
-        let pointer = conflated_by(&snapshot.endpoint(endpoint)?.draft.group_rules, group)?;
+        let mut conflations = snapshot.endpoint(endpoint)?.draft.conflations.iter();
+        let (_, pointer) = conflations.find(|(pattern, _)| pattern.matches_text(group))?;
         let value = json::parse(payload.bytes()).ok()?;
         let value = pointer.value_in(&value).filter(|value| !value.is_object() && !value.is_array())?;
         Some(format!("{group}\0{value}").into())

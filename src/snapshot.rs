@@ -9,7 +9,7 @@ use crate::amqp::Broker;
 use crate::claims::{GroupRule, Requirement};
 use crate::limits::json::JsonLimits;
 use crate::limits::{NodeLimits, Quotas};
-use crate::routing::{EventName, Pattern, Table, Template};
+use crate::routing::{EventName, Pattern, Pointer, Table, Template};
 use crate::schema::Schema;
 use crate::telemetry::{EndpointMetrics, Metrics, RouteMetrics};
 use crate::tokens::{Verifier, VerifierSettings};
@@ -143,6 +143,8 @@ pub struct EndpointDraft {
     pub auth: Option<AuthDraft>,
     /// Who may be in which group.
     pub group_rules: Vec<GroupRule>,
+    /// Where the messages of which groups bear what they are the newest of: of those with the same value only the newest waits.
+    pub conflations: Vec<(Pattern, Pointer)>,
     pub routes: Vec<RouteDraft>,
 }
 

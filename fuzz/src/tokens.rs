@@ -197,7 +197,7 @@ fn granted(payload: &[u8], grant: &Grant) {
     }
     // A rule for every group that nobody fulfils: no name gets past it.
     let nobody = Requirement::new(vec![(ClaimPath::new("/no/such/claim"), vec!["x".into()])]);
-    let rules = [GroupRule { group: Pattern::parse("*").expect("a pattern"), require: nobody, conflate: None }];
+    let rules = [GroupRule { group: Pattern::parse("*").expect("a pattern"), require: nobody }];
     let past = grant.groups.iter().find(|group| may_join(&rules, Some(&grant.claims), group));
     assert_eq!(past, None, "a group that the rule for all does not take");
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::CliError;
-use crate::upstream::http::client_tls;
+use crate::upstream::http::{client_tls, with_causes};
 
 /// A connection is a few hundred bytes, and a list has at most 1,000.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -66,7 +66,7 @@ impl Target {
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
         let exchange = async {
-            let answer = client.request(request).await.map_err(|error| failed(reason(&error)))?;
+            let answer = client.request(request).await.map_err(|error| failed(with_causes(&error)))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
             Ok((head.status, body.map_err(|error| failed(error.to_string()))?.to_bytes()))
@@ -114,10 +114,4 @@ fn refusal(status: StatusCode, body: &Value) -> String {
         words += &format!("\n  {:?}: {}", part("pointer"), part("message"));
     }
     words
-}
-
-/// An error with its causes; the outermost alone says little.
-fn reason(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

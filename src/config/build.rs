@@ -285,6 +285,7 @@ impl Build<'_> {
         let heartbeat = entry.get("heartbeat");
         let validate = validate_of(entry.get("validate")).unwrap_or(Validate::Enforce);
         let has_auth = !entry.get("auth").is_absent();
+        let (group_rules, conflations) = self.group_rules(entry.get("groups"), has_auth);
         EndpointDraft {
             path: path.text().unwrap_or_default().into(),
             event: self.event_name(entry.get("event")),
@@ -304,7 +305,8 @@ impl Build<'_> {
             validate,
             push_schema: self.schema(entry.get("push_schema")),
             auth: self.auth(entry.get("auth")),
-            group_rules: self.group_rules(entry.get("groups"), has_auth),
+            group_rules,
+            conflations,
             routes: self.routes(entry.get("routes"), validate, has_auth),
         }
     }

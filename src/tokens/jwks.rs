@@ -25,7 +25,7 @@ use crate::backoff::Backoff;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::OutcomeLabel;
-use crate::upstream::http::client_tls;
+use crate::upstream::http::{client_tls, with_causes};
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -152,7 +152,7 @@ impl Jwks {
         *request.uri_mut() = self.settings.url.clone();
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("holdfast"));
-        let answer = self.client.request(request).await.map_err(|error| reason(&error))?;
+        let answer = self.client.request(request).await.map_err(|error| with_causes(&error))?;
         // Redirects are not followed: only the configured URL is asked.
         if answer.status() != StatusCode::OK {
             return Err(format!("it answered {}", answer.status().as_u16()));
@@ -185,10 +185,4 @@ fn client(settings: &JwksSettings) -> Result<HttpClient, String> {
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     // Fetches are minutes apart: no connection is kept.
     Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
-}
-
-/// An error with its causes; the outermost alone says little.
-fn reason(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

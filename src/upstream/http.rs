@@ -231,5 +231,11 @@ async fn keep_house(endpoints: Weak<Endpoints>) {
     }
 }
 
+/// An error with its causes; the outermost alone says little.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 #[cfg(test)]
 mod tests;

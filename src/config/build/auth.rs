@@ -165,25 +165,28 @@ impl Build<'_> {
         Requirement::new(asked)
     }
 
-    pub(super) fn group_rules(&mut self, entries: &Entry, has_auth: bool) -> Vec<GroupRule> {
-        let mut rules = Vec::new();
+    /// Who may be in which group, and where the messages of which groups bear what they are the newest of.
+    pub(super) fn group_rules(&mut self, entries: &Entry, has_auth: bool) -> (Vec<GroupRule>, Vec<(Pattern, Pointer)>) {
+        let (mut rules, mut conflations) = (Vec::new(), Vec::new());
         for entry in entries.list() {
             let group = entry.get("group");
             match Pattern::parse(group.text().unwrap_or_default()) {
                 Ok(pattern) => {
                     let has_star = pattern.as_str().matches('*').count() == 1;
                     let require = self.require(entry.get("require"), has_auth, has_star);
-                    let conflate = self.conflate(entry.get("conflate"));
                     if entry.get("require").is_absent() && entry.get("conflate").is_absent() {
                         self.problem(entry, "expected `require` or `conflate`", None);
                     }
-                    rules.push(GroupRule { group: pattern, require, conflate });
+                    conflations.extend(self.conflate(entry.get("conflate")).map(|pointer| (pattern.clone(), pointer)));
+                    if !require.is_empty() {
+                        rules.push(GroupRule { group: pattern, require });
+                    }
                 }
                 Err(error) if group.text().is_some() => self.problem(group, error.to_string(), None),
                 Err(_) => {}
             }
         }
-        rules
+        (rules, conflations)
     }
 
     fn conflate(&mut self, entry: &Entry) -> Option<Pointer> {
