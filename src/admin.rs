@@ -1,6 +1,7 @@
 //! The admin listener: REST commands, health, metrics, configuration, under one table of operations from which `/openapi.json` is
 //! made too. Knows read-only views and `Control`; must not know the pipeline's inside.
 
+mod direct;
 mod guard;
 mod handlers;
 mod openapi;

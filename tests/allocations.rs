@@ -8,7 +8,7 @@ use std::alloc::System;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-use scene::{Scene, round};
+use scene::{Exchange, Scene, round};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -19,22 +19,29 @@ const ROUNDS: usize = 100;
 
 /// The path of an endpoint, and the most that one message there and back may allocate.
 const LIMITS: [(&str, f64); 3] = [("/plain", 13.5), ("/schema", 19.5), ("/batch", 20.0)];
+/// The most that one push by REST may.
+const PUSH_LIMIT: f64 = 15.5;
 
 fn main() {
     let scene = Scene::start();
     let mut wrong = 0;
     for (path, most) in LIMITS {
-        let mut clients = scene.connect(path, CLIENTS);
-        // Pools fill and buffers grow to their size.
-        (0..ROUNDS).for_each(|_| round(&mut clients));
-        let before = ALLOCATOR.stats();
-        (0..ROUNDS).for_each(|_| round(&mut clients));
-        let after = ALLOCATOR.stats();
-        let each = |count: usize| count as f64 / (CLIENTS * ROUNDS) as f64;
-        let allocations = each(after.allocations - before.allocations + after.reallocations - before.reallocations);
-        let bytes = each(after.bytes_allocated - before.bytes_allocated);
-        println!("{path}: {allocations:.1} allocations, {bytes:.0} bytes for each message (at most {most})");
-        wrong += usize::from(allocations > most);
+        wrong += usize::from(allocations(path, &mut scene.connect(path, CLIENTS)) > most);
     }
+    wrong += usize::from(allocations("push", &mut scene.pushed(CLIENTS)) > PUSH_LIMIT);
     assert_eq!(wrong, 0, "more allocations than allowed: find them, or raise the limit and say why");
+}
+
+/// For each message.
+fn allocations(what: &str, clients: &mut [impl Exchange]) -> f64 {
+    // Pools fill and buffers grow to their size.
+    (0..ROUNDS).for_each(|_| round(clients));
+    let before = ALLOCATOR.stats();
+    (0..ROUNDS).for_each(|_| round(clients));
+    let after = ALLOCATOR.stats();
+    let each = |count: usize| count as f64 / (CLIENTS * ROUNDS) as f64;
+    let allocations = each(after.allocations - before.allocations + after.reallocations - before.reallocations);
+    let bytes = each(after.bytes_allocated - before.bytes_allocated);
+    println!("{what}: {allocations:.1} allocations, {bytes:.0} bytes for each message");
+    allocations
 }

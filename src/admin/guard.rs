@@ -1,17 +1,18 @@
 //! Who may call the admin listener, how often, and what the audit log says of it; one shape for every refusal. Must not know what a
 //! call does.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::Extension;
 use axum::body::{Body, to_bytes};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
@@ -65,11 +66,57 @@ impl Guard {
         self.rules.store(Arc::new(Rules::new(settings)));
     }
 
+    /// Looks at a request before it is carried out. `matched` is its path in the table of operations.
+    pub fn enter<B>(&self, request: &Request<B>, matched: &str) -> Entry {
+        let rules = self.rules.load();
+        let method = request.method();
+        let admitted = match self.is_in_rate(rules.rate) {
+            true => admit(&rules, request.headers(), scope_of(method, matched)),
+            false => {
+                let message = "more calls than admin.requests_per_second";
+                Err(Refusal(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)))
+            }
+        };
+        let is_audited = is_audited(method, matched, rules.audit);
+        Entry { admitted, audited: is_audited.then(|| (method.clone(), request.uri().path().to_owned())) }
+    }
+
     /// False if there were more calls than the rate allows.
     fn is_in_rate(&self, rate: Option<Rate>) -> bool {
         let Some(rate) = rate else { return true };
         let now_ms = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.calls.lock().take(now_ms, 1, rate).is_ok()
+    }
+}
+
+/// What the guard says of a request.
+pub struct Entry {
+    /// The name of the token that let it in, where tokens are asked for.
+    admitted: Result<Option<Arc<str>>, Refusal>,
+    /// What the audit log is to tell of it.
+    audited: Option<(Method, String)>,
+}
+
+impl Entry {
+    /// Carries out what was let in, or answers why not.
+    pub async fn run(self, caller: &Caller, call: impl Future<Output = Response>) -> Response {
+        let (token, response) = match self.admitted {
+            Ok(token) => (token, call.await),
+            Err(refusal) => (None, refusal.into_response()),
+        };
+        if let Some((method, path)) = self.audited {
+            tracing::info!(
+                target: "holdfast::audit",
+                caller = %caller.addr,
+                token = token.as_deref().unwrap_or_default(),
+                subject = caller.subject.as_deref(),
+                %method,
+                path,
+                status = response.status().as_u16(),
+                "admin call"
+            );
+        }
+        response
     }
 }
 
@@ -88,8 +135,8 @@ impl Rules {
     }
 
     /// Whose token a request bears. The time that it takes says nothing of how near a guess was.
-    fn key(&self, request: &Request) -> Option<&Key> {
-        let given = request.headers().get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?;
+    fn key(&self, headers: &HeaderMap) -> Option<&Key> {
+        let given = headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")?;
         let given = hash(given);
         let same =
             |key: &Key| aws_lc_rs::constant_time::verify_slices_are_equal(key.hash.as_ref(), given.as_ref()).is_ok();
@@ -101,54 +148,27 @@ impl Rules {
 pub async fn authorise(
     State(guard): State<Arc<Guard>>,
     Extension(caller): Extension<Caller>,
-    request: Request,
+    request: Request<Body>,
     next: Next,
 ) -> Response {
     if OPEN_PATHS.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let rules = guard.rules.load_full();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let scope = scope_of(&method, matched);
-    let is_audited = is_audited(&method, matched, rules.audit);
-    let (name, response) = if !guard.is_in_rate(rules.rate) {
-        (
-            "",
-            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "more calls than admin.requests_per_second")
-                .into_response(),
-        )
-    } else {
-        match admit(&rules, &request, scope) {
-            Ok(name) => (name, next.run(request).await),
-            Err(refusal) => ("", refusal.into_response()),
-        }
-    };
-    if is_audited {
-        tracing::info!(
-            target: "holdfast::audit",
-            caller = %caller.addr,
-            token = name,
-            subject = caller.subject.as_deref(),
-            %method,
-            path,
-            status = response.status().as_u16(),
-            "admin call"
-        );
-    }
-    response
+    let entry = guard.enter(&request, matched);
+    entry.run(&caller, next.run(request)).await
 }
 
-/// The name of the token that lets a request pass, or the refusal.
-fn admit<'a>(rules: &'a Rules, request: &Request, scope: Scope) -> Result<&'a str, Refusal> {
+/// The name of the token that lets a request pass, if one must, or the refusal.
+fn admit(rules: &Rules, headers: &HeaderMap, scope: Scope) -> Result<Option<Arc<str>>, Refusal> {
     if rules.keys.is_empty() {
-        if request.headers().contains_key(ORIGIN) {
+        if headers.contains_key(ORIGIN) {
             let message = "a browser's page may not call a listener that has no token; set admin.token";
             return Err(Refusal(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)));
         }
-        return Ok("");
+        return Ok(None);
     }
-    let Some(key) = rules.key(request) else {
+    let Some(key) = rules.key(headers) else {
         let message = "expected `Authorization: Bearer` with a token of admin.token or admin.tokens";
         return Err(Refusal(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)));
     };
@@ -156,7 +176,7 @@ fn admit<'a>(rules: &'a Rules, request: &Request, scope: Scope) -> Result<&'a st
         let message = format!("the token {:?} has not the scope {:?}", key.name, scope.name());
         return Err(Refusal(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)));
     }
-    Ok(&key.name)
+    Ok(Some(key.name.clone()))
 }
 
 struct Refusal(ApiError);
@@ -182,7 +202,7 @@ fn hash(bytes: &[u8]) -> Hash {
 }
 
 /// Gives the framework's own refusals (404, 405, 400, 413) the shape of all others.
-pub async fn shape(request: Request, next: Next) -> Response {
+pub async fn shape(request: Request<Body>, next: Next) -> Response {
     let response = next.run(request).await;
     let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "application/json");
     if !(response.status().is_client_error() || response.status().is_server_error()) || is_json {

@@ -71,11 +71,14 @@ const TOO_LARGE: (u16, &str) = (413, "The body is larger than admin.body_size, o
 const INVALID: (u16, &str) = (422, "The message does not fit the push schema; `errors` names each place");
 const SUMS: (u16, &str) = (200, "How many connections took it, and how many did not");
 
+/// The path of a push to one connection.
+pub const PUSH: &str = "/v1/connections/{id}/messages";
+
 /// Every call, in the order of the documentation.
 pub const OPERATIONS: &[Operation] = &[
     Operation {
         method: "post",
-        path: "/v1/connections/{id}/messages",
+        path: PUSH,
         summary: "Send a message to a connection",
         query: &[
             ("wait", "`written` (default) answers once the bytes are in the socket, `queued` at once"),

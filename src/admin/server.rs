@@ -1,18 +1,24 @@
 //! Accepts admin connections and serves the router on them. Must not know which calls there are.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use axum::response::Response;
 use axum::{Extension, Router};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::direct::Direct;
 use super::guard::{Caller, Guard};
 use super::{AdminSettings, AdminState, guard, operations};
 use crate::tasks::Tasks;
@@ -32,6 +38,8 @@ pub async fn serve(
     tasks: Tasks,
     mut stop: watch::Receiver<bool>,
 ) {
+    let direct =
+        Arc::new(Direct { deliver: state.deliver.clone(), guard: guard.clone(), body_bytes_max: settings.body_size });
     let router = operations::router()
         .layer(DefaultBodyLimit::max(settings.body_size))
         .layer(middleware::from_fn_with_state(guard, guard::authorise))
@@ -48,14 +56,18 @@ pub async fn serve(
         };
         // A socket that is already gone fails later and loudly enough.
         let _ = stream.set_nodelay(true);
-        let (router, stop, tls) = (router.clone(), stop.clone(), tls.clone());
+        let (router, direct, stop, tls) = (router.clone(), direct.clone(), stop.clone(), tls.clone());
+        let front = move |caller: Caller| {
+            let router = TowerToHyperService::new(router.layer(Extension(caller.clone())));
+            Arc::new(Front { router, direct, caller })
+        };
         tasks.spawn(async move {
             match tls {
-                None => http(stream, Caller { addr, subject: None }, router, stop).await,
+                None => http(stream, front(Caller { addr, subject: None }), stop).await,
                 Some(tls) => match tls.accept(stream, HEADER_TIMEOUT).await {
                     Ok(stream) => {
                         let subject = tls::subject(&stream).map(Into::into);
-                        http(stream, Caller { addr, subject }, router, stop).await;
+                        http(stream, front(Caller { addr, subject }), stop).await;
                     }
                     Err(error) => tracing::debug!("TLS handshake with the admin listener failed: {error}"),
                 },
@@ -64,15 +76,34 @@ pub async fn serve(
     }
 }
 
-async fn http<S>(stream: S, caller: Caller, router: Router, mut stop: watch::Receiver<bool>)
+/// What answers the requests of one connection.
+struct Front {
+    router: TowerToHyperService<Router>,
+    direct: Arc<Direct>,
+    caller: Caller,
+}
+
+impl Front {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response, Infallible> {
+        match self.direct.takes(&request) {
+            Some(push) => Ok(self.direct.answer(push, request, &self.caller).await),
+            None => self.router.call(request).await,
+        }
+    }
+}
+
+async fn http<S>(stream: S, front: Arc<Front>, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut http = http1::Builder::new();
     // Short answers leave in one plain write, which costs the system less than a vectored one.
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false);
-    let connection =
-        http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.layer(Extension(caller))));
+    let service = service_fn(move |request| {
+        let front = front.clone();
+        async move { front.answer(request).await }
+    });
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let stopped = tokio::select! {
         // A client that breaks off breaks only its own connection.

@@ -300,3 +300,28 @@ async fn calls_over_the_rate_are_refused_and_probes_are_not() {
     assert_eq!(server.ask("GET", "/v1/config", bearer, "").await.0, 200);
     assert_eq!(server.ask("GET", "/v1/config", bearer, "").await.0, 429);
 }
+
+/// A chunked request is one that the shorter way leaves to the router.
+#[tokio::test]
+async fn a_push_is_answered_alike_with_and_without_the_router() {
+    let server =
+        Server::start_with(&[("all", "t", &Scope::ALL), ("looks", "r", &[Scope::Read])], None, Audit::All).await;
+    let (id, _registration) = server.connection();
+    let (gone, big) = (ConnectionId::random(NodeId::random()), "x".repeat(3000));
+    for (id, query, token, body, status) in [
+        (&id, "?wait=queued", "t", "{}", 202),
+        (&id, "?wait=written&timeout=1ms", "t", "{}", 504),
+        (&id, "?wait=never", "t", "{}", 400),
+        (&id, "?wait=queued", "t", "\u{fe}", 202),
+        (&id, "?wait=queued", "t", big.as_str(), 413),
+        (&id, "", "r", "{}", 403),
+        (&id, "", "wrong", "{}", 401),
+        (&gone, "", "t", "{}", 410),
+    ] {
+        let (path, token) = (format!("/v1/connections/{id}/messages{query}"), format!("Bearer {token}"));
+        let headers = [("authorization", token.as_str()), ("transfer-encoding", "chunked")];
+        let direct = server.ask("POST", &path, &headers[..1], body).await;
+        let routed = server.ask("POST", &path, &headers, body).await;
+        assert_eq!((direct.0.as_u16(), &direct), (status, &routed), "{path}");
+    }
+}

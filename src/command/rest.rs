@@ -9,7 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ type Delivering = State<Arc<Deliver>>;
 /// How long a push waits for its bytes to be written unless it says so.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+const JSON: (HeaderName, HeaderValue) = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
 const LIST_DEFAULT: usize = 100;
 const LIST_MAX: usize = 1000;
 
@@ -62,11 +63,21 @@ pub async fn push(
     headers: HeaderMap,
     body: Bytes,
 ) -> Api<Response> {
-    let id = parse_id(&id)?;
-    let wait = wait_of(&query)?;
-    match deliver.push(&id, payload(&headers, body)?, wait).await {
-        Outcome::Queued => Ok((StatusCode::ACCEPTED, Json(json!({"outcome": "queued"}))).into_response()),
-        Outcome::Written => Ok(Json(json!({"outcome": "written"})).into_response()),
+    push_to(&deliver, &parse_id(&id)?, &query, &headers, body).await
+}
+
+/// Sends to one connection, and waits as the query says.
+pub async fn push_to(
+    deliver: &Deliver,
+    id: &ConnectionId,
+    query: &PushQuery,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Api<Response> {
+    let wait = wait_of(query)?;
+    match deliver.push(id, payload(headers, body)?, wait).await {
+        Outcome::Queued => Ok((StatusCode::ACCEPTED, [JSON], r#"{"outcome":"queued"}"#).into_response()),
+        Outcome::Written => Ok(([JSON], r#"{"outcome":"written"}"#).into_response()),
         refused => Err(ApiError::of_outcome(refused)),
     }
 }
@@ -254,5 +265,6 @@ fn wait_of(query: &PushQuery) -> Api<Option<Duration>> {
 /// `text/*` and JSON types are text frames, others binary; without a type, text if it is UTF-8.
 fn payload(headers: &HeaderMap, body: Bytes) -> Api<Payload> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    Payload::of_media_type(media_type, body).map_err(ApiError::bad_request)
+    // Copied: a short message that waits for its client must not keep the whole buffer that its request was read into.
+    Payload::of_media_type(media_type, Bytes::copy_from_slice(&body)).map_err(ApiError::bad_request)
 }

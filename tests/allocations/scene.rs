@@ -46,6 +46,17 @@ impl Scene {
     pub fn connect(&self, path: &str, clients: usize) -> Vec<Client> {
         (0..clients).map(|_| Client::connect(self.running.listen, path)).collect()
     }
+
+    /// Clients that are pushed to by REST.
+    pub fn pushed(&self, clients: usize) -> Vec<Pushed> {
+        self.connect("/plain", clients).into_iter().map(|client| Pushed::new(client, self.running.admin)).collect()
+    }
+}
+
+/// One message there and back.
+pub trait Exchange {
+    fn send(&mut self);
+    fn receive(&mut self);
 }
 
 /// A WebSocket client that sends one prepared frame over and over, and expects its text back.
@@ -79,7 +90,9 @@ impl Client {
         let answer = [&[0x81, len], MESSAGE.as_bytes()].concat();
         Self { stream, frame, read: vec![0; answer.len()], answer }
     }
+}
 
+impl Exchange for Client {
     fn send(&mut self) {
         self.stream.write_all(&self.frame).expect("sent");
     }
@@ -90,10 +103,50 @@ impl Client {
     }
 }
 
-/// Each connection sends, and then each reads its answer.
-pub fn round(clients: &mut [Client]) {
-    clients.iter_mut().for_each(Client::send);
-    clients.iter_mut().for_each(Client::receive);
+/// A client whose message is pushed to it by REST, over and over.
+pub struct Pushed {
+    client: Client,
+    admin: TcpStream,
+    request: Vec<u8>,
+    read: Vec<u8>,
+}
+
+impl Pushed {
+    fn new(client: Client, admin: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(admin).expect("a connection");
+        stream.set_nodelay(true).expect("nodelay");
+        let mut read = vec![0; 1 << 16];
+        let opened = client.stream.local_addr().expect("an address");
+        stream.write_all(b"GET /v1/connections?limit=1000 HTTP/1.1\r\nhost: a\r\n\r\n").expect("sent");
+        let list = body(&mut stream, &mut read);
+        let about = find(list, opened.to_string().as_bytes()).expect("the connection in the list");
+        let at = list[..about].windows(6).rposition(|window| window == b"\"id\":\"").expect("its ID") + 6;
+        let id = list[at..].split(|byte| *byte == b'"').next().map(String::from_utf8_lossy).expect("its end");
+        let request = format!(
+            "POST /v1/connections/{id}/messages HTTP/1.1\r\nhost: {admin}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{MESSAGE}",
+            MESSAGE.len()
+        );
+        Self { client, admin: stream, request: request.into_bytes(), read }
+    }
+}
+
+impl Exchange for Pushed {
+    fn send(&mut self) {
+        self.admin.write_all(&self.request).expect("sent");
+    }
+
+    fn receive(&mut self) {
+        self.client.receive();
+        let answer = body(&mut self.admin, &mut self.read);
+        assert!(answer == br#"{"outcome":"written"}"#, "another answer than that it was written");
+    }
+}
+
+/// Each sends, and then each reads its answer.
+pub fn round(clients: &mut [impl Exchange]) {
+    clients.iter_mut().for_each(Exchange::send);
+    clients.iter_mut().for_each(Exchange::receive);
 }
 
 fn configuration(handler: SocketAddr) -> String {
@@ -150,6 +203,20 @@ fn respond(response: &mut Vec<u8>, events: usize) {
         response.push(b'}');
     }
     response.push(b']');
+}
+
+/// Reads one answer, and gives its body.
+fn body<'a>(stream: &mut TcpStream, read: &'a mut [u8]) -> &'a [u8] {
+    let mut filled = 0;
+    loop {
+        filled += stream.read(&mut read[filled..]).expect("an answer");
+        if let Some(head) = find(&read[..filled], b"\r\n\r\n") {
+            let end = head + 4 + number_after(&read[..head], b"content-length: ");
+            if filled >= end {
+                return &read[head + 4..end];
+            }
+        }
+    }
 }
 
 fn find(text: &[u8], what: &[u8]) -> Option<usize> {
