@@ -121,14 +121,18 @@ pub fn message(size: usize) -> String {
     format!(r#"{{"type":"bench.echo","pad":"{}"}}"#, "x".repeat(size.saturating_sub(frame)))
 }
 
-/// The next text. What is read on the way is answered: a ping, and Engine.IO's heartbeat, which is a text.
 pub async fn text(socket: &mut Socket) -> String {
+    next_text(socket).await.expect("a text")
+}
+
+/// The next text, until the connection closes. What is read on the way is answered: a ping, and Engine.IO's heartbeat, which is a text.
+async fn next_text(socket: &mut Socket) -> Option<String> {
     loop {
-        match socket.next().await.expect("open").expect("a message") {
-            Message::Text(text) if text == "2" => socket.send(Message::text("3")).await.expect("sent"),
-            Message::Text(text) => return text.as_str().to_owned(),
+        match socket.next().await?.ok()? {
+            Message::Text(text) if text == "2" => socket.send(Message::text("3")).await.ok()?,
+            Message::Text(text) => return Some(text.as_str().to_owned()),
             Message::Ping(_) | Message::Pong(_) => {}
-            other => panic!("expected text, found {other:?}"),
+            _ => return None,
         }
     }
 }
@@ -192,11 +196,7 @@ pub async fn idle(load: Load) {
                 text(&mut socket).await;
             }
         }
-        held.push(tokio::spawn(async move {
-            loop {
-                text(&mut socket).await;
-            }
-        }));
+        held.push(tokio::spawn(async move { while next_text(&mut socket).await.is_some() {} }));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let cpu = cpu_seconds(load.pid);
@@ -204,6 +204,8 @@ pub async fn idle(load: Load) {
     let quiet_cpu = cpu_seconds(load.pid) - cpu;
     let during = resident_bytes(load.pid);
     let count = held.len() as f64;
+    let closed = held.iter().filter(|held| held.is_finished()).count();
+    assert_eq!(closed, 0, "connections that the gateway closed");
     held.iter().for_each(tokio::task::JoinHandle::abort);
     drop(held);
     tokio::time::sleep(Duration::from_secs(5)).await;

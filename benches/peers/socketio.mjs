@@ -20,7 +20,8 @@ async function forward(socket, message) {
 }
 
 const server = createServer();
-const io = new Server(server, { transports: ["websocket"], serveClient: false });
+// Patient with pongs: clients that are still connecting others read nothing.
+const io = new Server(server, { transports: ["websocket"], serveClient: false, pingTimeout: 120_000 });
 // Its manual's advice for memory: the request that opened a connection is not kept.
 io.engine.on("connection", (socket) => { socket.request = null; });
 io.on("connection", (socket) => {

@@ -26,8 +26,8 @@ server.on("connection", (socket, request) => {
   let members = channels.get(id);
   if (!members) channels.set(id, (members = new Set()));
   members.add(socket);
-  socket.alive = true;
-  socket.on("pong", function () { this.alive = true; });
+  socket.missed = 0;
+  socket.on("pong", function () { this.missed = 0; });
   socket.on("message", function (data) { forward(this, data); });
   socket.on("error", function () { this.terminate(); });
   socket.on("close", function () {
@@ -35,11 +35,11 @@ server.on("connection", (socket, request) => {
     if (members.size === 0) channels.delete(id);
   });
 });
-// The heartbeat of `ws`' own manual.
+// The heartbeat of `ws`' own manual, but patient: clients that are still connecting others read nothing.
 setInterval(() => {
   for (const socket of server.clients) {
-    if (!socket.alive) { socket.terminate(); continue; }
-    socket.alive = false;
+    if (socket.missed > 4) { socket.terminate(); continue; }
+    socket.missed += 1;
     socket.ping();
   }
 }, 25_000);
