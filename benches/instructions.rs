@@ -45,7 +45,7 @@ const WORKLOADS: &[Workload] = &[
     pure("fan-out: one send to a group of 100", fanout, 98_534),
     whole("round trip: there and back through an HTTP handler", || round_trip("/plain"), 39_311),
     whole("round trip: the same, with a schema", || round_trip("/schema"), 41_974),
-    whole("push: by REST, written, and its answer", push, 50_000),
+    whole("push: by REST, written, and its answer", push, 26_300),
 ];
 
 const fn pure(name: &'static str, make: fn() -> Box<dyn FnMut()>, figure: u64) -> Workload {

@@ -64,7 +64,7 @@ pub enum Close {
 #[derive(Default)]
 pub struct Taken {
     /// Some entries, in order.
-    pub entries: Vec<Entry>,
+    pub entries: VecDeque<Entry>,
     /// Nothing is queued any more.
     pub drained: bool,
     pub close: Option<Close>,
@@ -144,7 +144,7 @@ impl Mailbox {
             let dropped = state.clear();
             drop(state);
             drop(dropped);
-            return Taken { entries: Vec::new(), drained: true, close: Some(Close::Cut) };
+            return Taken { entries: VecDeque::new(), drained: true, close: Some(Close::Cut) };
         }
         let entries = state.take(bytes_max);
         Taken { entries, drained: state.queue.is_empty(), close: state.close.clone() }
@@ -240,9 +240,9 @@ impl State {
         }
     }
 
-    fn take(&mut self, bytes_max: usize) -> Vec<Entry> {
+    fn take(&mut self, bytes_max: usize) -> VecDeque<Entry> {
         if self.queue.is_empty() || bytes_max == 0 {
-            return Vec::new();
+            return VecDeque::new();
         }
         let mut bytes = 0;
         let count = self
@@ -254,14 +254,14 @@ impl State {
                 more
             })
             .count();
-        let taken = self.queue.drain(..count).collect();
-        if self.queue.is_empty() {
-            // A quiet connection holds no buffer.
-            self.clear();
-        } else if let Some(latest) = &mut self.latest {
+        if count == self.queue.len() {
+            // The buffer goes along: a quiet connection holds none.
+            return self.clear();
+        }
+        if let Some(latest) = &mut self.latest {
             latest.take(count);
         }
-        taken
+        self.queue.drain(..count).collect()
     }
 
     fn wake(&mut self) {

@@ -97,8 +97,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut http = http1::Builder::new();
-    // Short answers leave in one plain write, which costs the system less than a vectored one.
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false);
+    // Short answers leave in one plain write, which costs the system less than a vectored one. Who asked is not listened to until
+    // it has its answer, for which hyper would take another buffer each time.
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false).half_close(true);
     let service = service_fn(move |request| {
         let front = front.clone();
         async move { front.answer(request).await }

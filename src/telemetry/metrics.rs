@@ -289,6 +289,11 @@ impl Metrics {
     pub fn count_command(&self, kind: &'static str, outcome: &'static str) {
         self.commands.get_or_create(&CommandLabel { kind, outcome }).inc();
     }
+
+    /// The counter of a command's kind and outcome.
+    pub fn command(&self, kind: &'static str, outcome: &'static str) -> Counter {
+        self.commands.get_or_create_owned(&CommandLabel { kind, outcome })
+    }
 }
 
 impl Default for Metrics {
