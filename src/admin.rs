@@ -83,6 +83,8 @@ pub struct ConfigStatus {
     /// The broker, where the configuration has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rabbitmq: Option<BrokerStatus>,
+    /// What the last reload that was applied changed, an object for each change.
+    pub last_diff: Vec<serde_json::Value>,
     pub last_error: Option<LastError>,
 }
 

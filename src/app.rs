@@ -89,7 +89,7 @@ impl Running {
 
 /// Starts everything. `path` is the configuration's file, if it has one, for reloads.
 pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Result<Running, StartError> {
-    let Loaded { fixed, draft, files } = loaded;
+    let Loaded { fixed, draft, outline, files } = loaded;
     let metrics = Arc::new(Metrics::new());
     let background = Tasks::new();
     let spans =
@@ -133,7 +133,7 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let broker = broker.map(|broker| Rabbitmq { broker, queues });
     let reloader = Reloader::new(
         path,
-        fixed.clone(),
+        (fixed.clone(), outline),
         (pipeline.clone(), broker.clone(), sides.clone()),
         metrics.clone(),
         log.clone(),

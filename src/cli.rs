@@ -23,6 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   holdfast demo                                 try it: a chat in the browser, nothing else installed
   holdfast check config/holdfast.yaml           name every problem of a configuration
+  holdfast config diff old.yaml new.yaml        what would change
   holdfast run --config config/holdfast.yaml    serve
   holdfast connections                          who is connected, of a running one
   holdfast push --group room:1 hello            send, by the admin API
@@ -55,6 +56,9 @@ enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    /// Compare configurations
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the JSON Schema of the configuration, for editors
     #[command(after_help = "Example:\n  holdfast schema > holdfast.schema.json")]
     Schema,
@@ -69,6 +73,26 @@ enum Command {
     /// Print the manual page
     #[command(after_help = "Example:\n  holdfast man | man -l -")]
     Man,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say what would route, check or limit otherwise; both must be valid
+    #[command(
+        after_help = "Examples:\n  holdfast config diff running.yaml new.yaml\n  holdfast config diff --json a.yaml b.yaml\n\n\
+                      Exit codes: 0 they mean the same, 1 they differ, 78 one of them cannot be used."
+    )]
+    Diff {
+        /// The old configuration file
+        #[arg(value_name = "A")]
+        old: PathBuf,
+        /// The new one
+        #[arg(value_name = "B")]
+        new: PathBuf,
+        /// The changes as JSON, as GET /v1/config gives them under `last_diff`
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Why a command failed.
@@ -95,6 +119,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         Command::Check { config } => return check(&config),
+        Command::Config(ConfigCommand::Diff { old, new, json }) => return diff(&old, &new, json),
         Command::Schema => return print_schema(),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Remote(command) => remote_command(command),
@@ -140,6 +165,20 @@ fn check(path: &std::path::Path) -> ExitCode {
         }
         Err(problems) => refuse(&problems),
     }
+}
+
+fn diff(old: &std::path::Path, new: &std::path::Path, json: bool) -> ExitCode {
+    let (old, new) = match (config::load(old), config::load(new)) {
+        (Ok(old), Ok(new)) => (old, new),
+        (Err(problems), _) | (_, Err(problems)) => return refuse(&problems),
+    };
+    let changes = config::diff(&old.outline, &new.outline);
+    match json {
+        // A JSON value always prints.
+        true => println!("{}", serde_json::to_string_pretty(&changes).unwrap_or_default()),
+        false => changes.iter().for_each(|change| println!("{change}")),
+    }
+    if changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) }
 }
 
 fn print_schema() -> ExitCode {

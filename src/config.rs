@@ -2,14 +2,17 @@
 //! Knows each module's own small settings struct; must not know how modules work.
 
 mod build;
+mod diff;
 mod error;
 mod files;
 pub mod keys;
+mod outline;
 mod raw;
 mod reference;
 mod watch;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::AdminSettings;
@@ -21,7 +24,9 @@ use crate::snapshot::Draft;
 use crate::telemetry::logging::LogSettings;
 use crate::telemetry::spans::SpanSettings;
 
+pub use diff::{Change, diff, summary};
 pub use error::{Place, Problem, Problems};
+pub use outline::Outline;
 pub use reference::{json_schema, reference_markdown};
 pub use watch::Watcher;
 
@@ -34,6 +39,8 @@ pub struct Loaded {
     pub fixed: Fixed,
     /// What a reload may change while it runs.
     pub draft: Draft,
+    /// For comparisons with another.
+    pub outline: Arc<Outline>,
     /// The configuration file and every file that it names.
     pub files: Vec<PathBuf>,
 }
@@ -76,29 +83,6 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 pub fn load_text(name: &str, text: &str, folder: &Path, environment: Environment<'_>) -> Result<Loaded, Problems> {
     let (entry, used) = raw::read(name, text, environment)?;
     build::build(name, text, &entry, &used, folder)
-}
-
-/// Names the settings that differ and take effect only after a restart.
-pub fn restart_only_changes(old: &Fixed, new: &Fixed) -> Vec<&'static str> {
-    let mut changed = Vec::new();
-    let mut note = |differs: bool, key| {
-        if differs {
-            changed.push(key);
-        }
-    };
-    note(old.listener.listen != new.listener.listen, "listen");
-    note(old.listener.handshake_timeout != new.listener.handshake_timeout, "handshake.timeout");
-    note(old.listener.header_size != new.listener.header_size, "handshake.header_size");
-    // Other settings and files are swapped while it runs.
-    note(old.listener.tls.is_some() != new.listener.tls.is_some(), "tls");
-    note(old.admin.tls.is_some() != new.admin.tls.is_some(), "admin.tls");
-    note(old.listener.proxies != new.listener.proxies, "proxies");
-    note(old.admin.listen != new.admin.listen, "admin.listen");
-    note(old.admin.body_size != new.admin.body_size, "admin.body_size");
-    note(old.log.format != new.log.format, "log.format");
-    note(old.spans != new.spans, "tracing");
-    note(old.rabbitmq != new.rabbitmq, "rabbitmq");
-    changed
 }
 
 #[cfg(test)]

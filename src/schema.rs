@@ -21,6 +21,16 @@ const VALUES_MAX: usize = 2000;
 /// One compiled schema, shared by the messages of a route.
 pub struct Schema {
     validator: Validator,
+    origin: Origin,
+}
+
+/// Where a schema came from, as people are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Origin {
+    /// The file's name, as the configuration has it.
+    pub file: String,
+    /// The first digits of a hash over the file and all that it refers to.
+    pub hash: String,
 }
 
 /// A schema that cannot be compiled.
@@ -50,7 +60,16 @@ impl Schema {
                 message: explain(&error),
                 pointer: Some(error.instance_path().to_string()).filter(|pointer| !pointer.is_empty()),
             })?;
-        Ok(Self { validator })
+        Ok(Self { validator, origin: Origin::default() })
+    }
+
+    /// The same, with where it came from.
+    pub fn with_origin(self, origin: Origin) -> Self {
+        Self { origin, ..self }
+    }
+
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Checks a whole message. At most `VIOLATIONS_MAX` places are named; no message repeats the value that it found.

@@ -258,7 +258,10 @@ pub const OPERATIONS: &[Operation] = &[
         summary: "The configuration in use, and the last error",
         query: &[],
         body: Body::None,
-        answers: &[(200, "Generation, hash, time, endpoints, upstreams with their breakers, last error")],
+        answers: &[(
+            200,
+            "Generation, hash, time, endpoints, upstreams with their breakers, what the last reload changed, last error",
+        )],
         handler: || get(handlers::config),
     },
     Operation {

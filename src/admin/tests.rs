@@ -28,6 +28,7 @@ struct Fake {
 impl Control for Fake {
     fn config_status(&self) -> ConfigStatus {
         ConfigStatus {
+            last_diff: Vec::new(),
             generation: 3,
             hash: "abc".into(),
             loaded_at: String::new(),

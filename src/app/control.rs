@@ -40,6 +40,13 @@ impl Control for AppControl {
                 })
                 .collect(),
             rabbitmq: self.reloader.rabbitmq().map(broker_status),
+            // What is shown of a configuration always prints.
+            last_diff: self
+                .reloader
+                .last_diff()
+                .iter()
+                .filter_map(|change| serde_json::to_value(change).ok())
+                .collect(),
             last_error: self.reloader.refused().map(|refused| LastError {
                 at: humantime::format_rfc3339_millis(refused.at).to_string(),
                 problems: refused.problems,

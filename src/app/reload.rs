@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{Rabbitmq, Sides};
-use crate::config::{self, Fixed, Loaded};
+use crate::config::{self, Change, Fixed, Loaded, Outline};
 use crate::drain::{Drain, DrainSettings};
 use crate::pipeline::Pipeline;
 use crate::snapshot::Snapshot;
@@ -30,10 +30,18 @@ pub struct Reloader {
     log: LogHandle,
     /// The settings in use that are not part of the snapshot.
     fixed: Mutex<Fixed>,
+    in_use: Mutex<InUse>,
     refused: Mutex<Option<Refused>>,
     /// Files to watch, as the newest configuration names them.
     files: watch::Sender<Vec<PathBuf>>,
     gate: tokio::sync::Semaphore,
+}
+
+/// The configuration in use, for comparisons.
+struct InUse {
+    outline: Arc<Outline>,
+    /// What the last reload that was applied changed.
+    changes: Arc<[Change]>,
 }
 
 /// The last reload, if it was refused.
@@ -58,7 +66,7 @@ pub enum Reload {
 impl Reloader {
     pub(super) fn new(
         path: Option<PathBuf>,
-        fixed: Fixed,
+        (fixed, outline): (Fixed, Arc<Outline>),
         (pipeline, rabbitmq, sides): (Arc<Pipeline>, Option<Rabbitmq>, Sides),
         metrics: Arc<Metrics>,
         log: LogHandle,
@@ -71,6 +79,7 @@ impl Reloader {
             metrics,
             log,
             fixed: Mutex::new(fixed),
+            in_use: Mutex::new(InUse { outline, changes: Arc::new([]) }),
             refused: Mutex::new(None),
             files: watch::Sender::new(Vec::new()),
             gate: tokio::sync::Semaphore::new(1),
@@ -95,7 +104,14 @@ impl Reloader {
         }
         let outcome = match &result {
             Ok(Reload::Applied { generation }) => {
-                tracing::info!(trigger, generation, "configuration reloaded");
+                let changes = self.last_diff();
+                tracing::info!(
+                    trigger,
+                    generation,
+                    changes = changes.len(),
+                    "configuration reloaded: {}",
+                    config::summary(&changes)
+                );
                 *self.refused.lock() = None;
                 self.count_loaded();
                 "applied"
@@ -161,6 +177,11 @@ impl Reloader {
         self.refused.lock().clone()
     }
 
+    /// What the last reload that was applied changed.
+    pub fn last_diff(&self) -> Arc<[Change]> {
+        self.in_use.lock().changes.clone()
+    }
+
     /// The broker, where the configuration has one.
     pub(super) fn rabbitmq(&self) -> Option<&Rabbitmq> {
         self.rabbitmq.as_ref()
@@ -191,12 +212,12 @@ impl Reloader {
 
     fn apply(&self, loaded: Loaded) -> Result<Reload, Vec<String>> {
         let old = self.pipeline.snapshot();
-        let changes = config::restart_only_changes(&self.fixed.lock(), &loaded.fixed);
-        if !changes.is_empty() {
-            return Err(changes
-                .iter()
-                .map(|key| format!("{key}: changes only by a restart; undo it or restart"))
-                .collect());
+        let changes = config::diff(&self.in_use.lock().outline, &loaded.outline);
+        let fixed = changes.iter().filter(|change| change.restart);
+        let refused: Vec<_> =
+            fixed.map(|change| format!("{}: changes only by a restart; undo it or restart", change.path)).collect();
+        if !refused.is_empty() {
+            return Err(refused);
         }
         if loaded.draft.hash == old.hash {
             return Ok(Reload::Unchanged { generation: old.generation });
@@ -212,6 +233,7 @@ impl Reloader {
         self.sides.swap(&self.fixed.lock(), &loaded.fixed).map_err(|error| vec![format!("tls: {error}")])?;
         self.pipeline.swap(snapshot);
         *self.fixed.lock() = loaded.fixed;
+        *self.in_use.lock() = InUse { outline: loaded.outline, changes: changes.into() };
         self.files.send_replace(loaded.files);
         Ok(Reload::Applied { generation })
     }

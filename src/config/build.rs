@@ -17,7 +17,8 @@ use base64::Engine as _;
 use secrecy::SecretString;
 
 use super::error::{Problem, Problems, did_you_mean};
-use super::files::Files;
+use super::files::{Files, hex};
+use super::outline;
 use super::raw::{Entry, Used};
 use super::{Fixed, Loaded};
 use crate::drain::DrainSettings;
@@ -53,8 +54,9 @@ pub fn build(name: &str, text: &str, root: &Entry, used: &Used, folder: &Path) -
         return Err(Problems::new(name, build.problems));
     }
     let hash = hash(text, used, &build.files);
+    let outline = Arc::new(outline::of(root, &build.files));
     let files = build.files.all().keys().cloned().collect();
-    Ok(Loaded { fixed, draft: Draft { limits, endpoints, upstreams, hash }, files })
+    Ok(Loaded { fixed, draft: Draft { limits, endpoints, upstreams, hash }, outline, files })
 }
 
 struct Build<'a> {
@@ -468,5 +470,5 @@ fn hash(text: &str, used: &Used, files: &Files) -> String {
         add(name);
         add(value);
     }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(context.finish().as_ref())
 }

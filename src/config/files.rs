@@ -1,17 +1,20 @@
 //! The files that a configuration names: schemas with what they refer to, certificate bundles. Must not know what they are used for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use serde_json::Value;
 
 use super::FILE_BYTES_MAX;
-use crate::schema::Schema;
+use crate::schema::{Origin, Schema};
 
 /// The most files that one schema may reach.
 const REACHED_MAX: usize = 1000;
+/// Of a schema's hash, as much as people compare by eye.
+const SCHEMA_HASH_BYTES: usize = 6;
 
 /// Reads files under the configuration's folder, each once.
 pub struct Files {
@@ -48,6 +51,11 @@ impl Files {
         compiled
     }
 
+    /// The schema of a file that was asked for as one.
+    pub fn compiled(&self, name: &str) -> Option<&Arc<Schema>> {
+        self.schemas.get(&self.path(name))?.as_ref().ok()
+    }
+
     /// Every file that was read, with its text.
     pub fn all(&self) -> &BTreeMap<PathBuf, String> {
         &self.read
@@ -60,6 +68,7 @@ impl Files {
         let root = home.join(path.file_name().unwrap_or_default());
         let mut documents = BTreeMap::new();
         let mut open = vec![root.clone()];
+        let mut reached = BTreeSet::new();
         while let Some(next) = open.pop() {
             let uri = uri_of(&next);
             if documents.contains_key(&uri) {
@@ -75,11 +84,27 @@ impl Files {
                 }
             });
             documents.insert(uri, document);
+            reached.insert(next);
         }
-        Schema::compile(&uri_of(&root), &documents).map(Arc::new).map_err(|error| {
+        let origin = Origin { file: name.to_owned(), hash: self.hash(&home, &root, &reached) };
+        let compiled = Schema::compile(&uri_of(&root), &documents).map(|schema| Arc::new(schema.with_origin(origin)));
+        compiled.map_err(|error| {
             let place = error.pointer.as_ref().map(|pointer| format!(" at {pointer}")).unwrap_or_default();
             format!("{name}{place}: {error}")
         })
+    }
+
+    /// The hash of a schema: of a file that refers to no other what `sha256sum` says of it.
+    fn hash(&self, home: &Path, root: &Path, reached: &BTreeSet<PathBuf>) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut add = |path: &Path| context.update(self.read.get(path).map(String::as_bytes).unwrap_or_default());
+        add(root);
+        for path in reached.iter().filter(|path| *path != root) {
+            add(path);
+        }
+        let names = reached.iter().filter(|path| *path != root).filter_map(|path| path.strip_prefix(home).ok());
+        names.for_each(|name| context.update(name.as_os_str().as_encoded_bytes()));
+        hex(&context.finish().as_ref()[..SCHEMA_HASH_BYTES])
     }
 
     fn document(&mut self, home: &Path, path: &Path) -> Result<Value, String> {
@@ -100,6 +125,11 @@ impl Files {
         self.read.insert(path.to_owned(), text.clone());
         Ok(text)
     }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads a file of bounded size as UTF-8.

@@ -9,6 +9,8 @@ pub enum Shape {
     Text,
     /// Text that never appears in logs, dumps or problems.
     Secret,
+    /// The name of a file, relative to the configuration file.
+    File,
     /// `250ms`, `5s`, `1m 30s`: at least the first, at most the second, in milliseconds.
     Duration(u64, u64),
     /// `64KiB`, `1MB` or a number of bytes: at least the first, at most the second.
@@ -50,7 +52,9 @@ pub struct Key {
 }
 
 use Otherwise::{Absent, Is, Required};
-use Shape::{Choice, Duration, Integer, List, Map, Named, Ratio, Reserved, Secret, Secrets, Size, Text, TextOr, Texts};
+use Shape::{
+    Choice, Duration, File, Integer, List, Map, Named, Ratio, Reserved, Secret, Secrets, Size, Text, TextOr, Texts,
+};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -109,7 +113,7 @@ const TLS: &[Key] = &[
     ),
     hot(
         "client_ca_file",
-        Text,
+        File,
         Absent("clients show no certificate"),
         "PEM file of authorities that client certificates must come from. The subject's common name becomes the user.",
     ),
@@ -123,8 +127,8 @@ const TLS: &[Key] = &[
 ];
 
 const CERTIFICATE: &[Key] = &[
-    hot("cert_file", Text, Required, "PEM file of the certificate and its chain."),
-    hot("key_file", Text, Required, "PEM file of its key."),
+    hot("cert_file", File, Required, "PEM file of the certificate and its chain."),
+    hot("key_file", File, Required, "PEM file of its key."),
 ];
 
 const PROXIES: &[Key] = &[
@@ -190,7 +194,7 @@ const ADMIN: &[Key] = &[
 
 const TOKEN: &[Key] = &[
     hot("token", Secret, Absent("see `token_file`"), "The token."),
-    hot("token_file", Text, Absent("see `token`"), "File with the token, read anew when it changes."),
+    hot("token_file", File, Absent("see `token`"), "File with the token, read anew when it changes."),
     hot(
         "scopes",
         List(&Choice(&["read", "push", "admin"])),
@@ -273,7 +277,7 @@ const HTTP: &[Key] = &[
     hot("dns_refresh", Duration(100, HOUR), Is("30s"), "How often host names are looked up again."),
     hot(
         "ca_file",
-        Text,
+        File,
         Absent("the system's authorities"),
         "PEM file of authorities trusted beside the system's, for `https:`.",
     ),
@@ -339,7 +343,7 @@ const ENDPOINT: &[Key] = &[
     ),
     hot(
         "push_schema",
-        Text,
+        File,
         Absent("nothing is checked"),
         "JSON Schema file that pushes to this endpoint's connections must fit.",
     ),
@@ -383,8 +387,8 @@ const ROUTE: &[Key] = &[
         Required,
         "Event name, or a pattern in which `*` stands for any text. `$binary` takes binary frames.",
     ),
-    hot("schema", Text, Absent("nothing is checked"), "JSON Schema file that the message must fit."),
-    hot("reply_schema", Text, Absent("nothing is checked"), "JSON Schema file that the upstream's reply must fit."),
+    hot("schema", File, Absent("nothing is checked"), "JSON Schema file that the message must fit."),
+    hot("reply_schema", File, Absent("nothing is checked"), "JSON Schema file that the upstream's reply must fit."),
     hot("validate", Choice(&["enforce", "report"]), Absent("the endpoint's"), "As on the endpoint, for this route."),
     hot("upstream", Text, Required, "Name of the upstream."),
     hot("in_flight", Integer(1, 64), Is("1"), "Calls of one connection on this route at once. 1 keeps strict order."),

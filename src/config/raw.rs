@@ -17,6 +17,8 @@ use super::{Environment, keys};
 pub struct Entry {
     pub place: Place,
     pub path: String,
+    /// In the file; else it is the default.
+    pub is_given: bool,
     value: Value,
 }
 
@@ -33,7 +35,8 @@ enum Value {
     Map(BTreeMap<String, Entry>),
 }
 
-static NOTHING: Entry = Entry { place: Place { line: 0, column: 0 }, path: String::new(), value: Value::Absent };
+static NOTHING: Entry =
+    Entry { place: Place { line: 0, column: 0 }, path: String::new(), is_given: false, value: Value::Absent };
 
 impl Entry {
     /// The entry under this key; an absent one where there is none.
@@ -95,6 +98,18 @@ impl Entry {
             _ => None,
         };
         map.into_iter().flatten().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// A value that is no map, in one way of writing: sizes in bytes, durations with their units.
+    pub fn plain(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Absent | Value::Map(_) => serde_json::Value::Null,
+            Value::Text(text) => text.as_str().into(),
+            Value::Duration(duration) => humantime::format_duration(*duration).to_string().into(),
+            Value::Number(number) => (*number).into(),
+            Value::Ratio(ratio) => (*ratio).into(),
+            Value::List(list) => list.iter().map(Self::plain).collect(),
+        }
     }
 
     pub fn is_absent(&self) -> bool {

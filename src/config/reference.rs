@@ -71,6 +71,7 @@ fn kind(shape: &Shape) -> String {
     match shape {
         Shape::Text => "text".to_owned(),
         Shape::Secret => "secret text".to_owned(),
+        Shape::File => "file".to_owned(),
         Shape::Duration(least, most) => format!("duration, {} to {}", show_millis(*least), show_millis(*most)),
         Shape::Size(least, most) => format!("size, {} to {}", bytesize::ByteSize(*least), bytesize::ByteSize(*most)),
         Shape::Integer(least, most) => format!("{least} to {most}"),
@@ -90,7 +91,7 @@ fn kind(shape: &Shape) -> String {
 fn schema_of(shape: &Shape) -> Value {
     // A variable may stand for any scalar, and numbers may be written as text.
     match shape {
-        Shape::Text | Shape::Secret => json!({"type": ["string", "number", "boolean"]}),
+        Shape::Text | Shape::Secret | Shape::File => json!({"type": ["string", "number", "boolean"]}),
         Shape::Duration(..) => json!({"type": "string", "examples": ["250ms", "5s", "1m 30s"]}),
         Shape::Size(..) => json!({"type": ["string", "integer"], "examples": ["64KiB", "1MB"]}),
         Shape::Integer(least, most) => json!({"anyOf": [

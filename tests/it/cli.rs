@@ -99,6 +99,31 @@ async fn a_token_is_taken_from_a_file_and_asked_for() {
 }
 
 #[test]
+fn two_configurations_are_compared() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let old = yaml("http://127.0.0.1:1/", "", ROUTES);
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("a path").to_owned()
+    };
+    let (old, same) = (write("a.yaml", &old), write("b.yaml", &format!("# the same\n{old}")));
+    let new = write("c.yaml", &yaml("http://127.0.0.1:2/", "", ROUTES));
+    let wrong = write("d.yaml", &yaml("http://127.0.0.1:2/", "", "routes: []\nrouts: []"));
+    let diff = |arguments: &[&str]| {
+        let output = Command::new(BINARY).args(["config", "diff"]).args(arguments).output().expect("run");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(diff(&[&old, &same]), (Some(0), String::new()));
+    let line = "~ upstreams.app.http.url: http://127.0.0.1:1/ -> http://127.0.0.1:2/\n";
+    assert_eq!(diff(&[&old, &new]), (Some(1), line.into()));
+    let (code, text) = diff(&[&old, &new, "--json"]);
+    let changes: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &changes[0]["change"]), (Some(1), &Value::from("changed")));
+    assert_eq!(diff(&[&old, &wrong]), (Some(78), String::new()));
+}
+
+#[test]
 fn completions_and_the_manual_name_every_command() {
     for (arguments, named) in
         [(&["completions", "bash"][..], "probe"), (&["man"], "probe"), (&["completions", "fish"], "connections")]

@@ -41,6 +41,10 @@ async fn the_next_message_of_an_open_socket_goes_by_the_new_routes() {
     assert_eq!(client.error().await.0, "unknown_event");
     let (_, status) = holdfast.call(Method::GET, "/v1/config", "").await;
     assert_eq!((&status["generation"], &status["last_error"]), (&json!(2), &json!(null)));
+    let changes = status["last_diff"].as_array().expect("a list");
+    let paths: Vec<_> = changes.iter().filter_map(|change| change["path"].as_str()).collect();
+    assert_eq!(paths, ["endpoints[/ws].routes[*]", "endpoints[/ws].routes[b]", "upstreams.app.http.url"], "{status}");
+    assert_eq!(changes[1], json!({"path": paths[1], "change": "added", "to": {"event": "b", "upstream": "app"}}));
     let (_, again) = holdfast.call(Method::POST, "/v1/config/reload", "").await;
     assert_eq!(again, json!({"generation": 2, "changed": false}));
 }

@@ -1,7 +1,7 @@
 //! The keys that concern tokens and what they allow.
 
 use super::Otherwise::{Absent, Is, Required};
-use super::Shape::{self, Choice, Duration, List, Named, Secret, Text, TextOr, Texts};
+use super::Shape::{self, Choice, Duration, File, List, Named, Secret, Text, TextOr, Texts};
 use super::{FLAG, HOUR, Key, SECOND, hot};
 
 const ALGORITHM: Shape = Choice(&[
@@ -19,10 +19,10 @@ pub const AUTH: &[Key] = &[
         "The only algorithms taken. Those of one key's kind: HS with `secret`, the others with public keys.",
     ),
     hot("secret", Secret, Absent("see `secret_file`"), "Secret of HS algorithms, 32 bytes at least."),
-    hot("secret_file", Text, Absent("see `key_file`"), "File with that secret, read anew when it changes."),
+    hot("secret_file", File, Absent("see `key_file`"), "File with that secret, read anew when it changes."),
     hot(
         "key_file",
-        Text,
+        File,
         Absent("see `jwks`"),
         "File with a public key in PEM, or a JWK set; read anew when it changes.",
     ),
@@ -72,7 +72,7 @@ const JWKS: &[Key] = &[
         "The least time since the last fetch before a token that names an unknown key brings about another.",
     ),
     hot("timeout", Duration(10, HOUR), Is("5s"), "Of one fetch."),
-    hot("ca_file", Text, Absent("the system's authorities"), "PEM file of authorities trusted beside the system's."),
+    hot("ca_file", File, Absent("the system's authorities"), "PEM file of authorities trusted beside the system's."),
 ];
 
 pub const GROUP: &[Key] = &[

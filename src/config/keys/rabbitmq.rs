@@ -1,7 +1,7 @@
 //! The keys that concern RabbitMQ.
 
 use super::Otherwise::{Absent, Is, Required};
-use super::Shape::{self, Choice, Duration, Integer, Map, Named, Size, Text, Texts};
+use super::Shape::{self, Choice, Duration, File, Integer, Map, Named, Size, Text, Texts};
 use super::{FLAG, GIB, HOUR, KIB, Key, SECOND, YEAR, cold, hot};
 
 const DECLARE: Shape = Choice(&["true", "passive", "false"]);
@@ -63,14 +63,14 @@ pub const RABBITMQ: &[Key] = &[
     ),
     cold(
         "username_file",
-        Text,
+        File,
         Absent("the URL's user"),
         "File with the user's name, read anew for each attempt to connect.",
     ),
-    cold("password_file", Text, Absent("the URL's password"), "File with the password, read as `username_file` is."),
+    cold("password_file", File, Absent("the URL's password"), "File with the password, read as `username_file` is."),
     cold(
         "ca_file",
-        Text,
+        File,
         Absent("the system's authorities"),
         "PEM file of authorities trusted beside the system's, for `amqps:`.",
     ),

@@ -48,7 +48,7 @@ impl Walk<'_> {
                 self.problem(tree.place, path, &expected(shape, &tree.node), None)
             }
         };
-        Entry { place: tree.place, path: path.to_owned(), value }
+        Entry { place: tree.place, path: path.to_owned(), is_given: true, value }
     }
 
     fn read_map(
@@ -72,7 +72,7 @@ impl Walk<'_> {
             let given = entries.iter().find(|(name, ..)| name == key.name);
             let mut entry = match given {
                 Some((_, _, tree)) => self.read(tree, &key.shape, &path),
-                None => Entry { place, path: path.clone(), value: Value::Absent },
+                None => Entry { place, path: path.clone(), ..Entry::default() },
             };
             match (&key.otherwise, &key.shape, given) {
                 (Otherwise::Required, _, None) => {
@@ -82,7 +82,7 @@ impl Walk<'_> {
                 // Defaults come by the same way as given values.
                 (Otherwise::Is(default), _, _) if entry.is_absent() => {
                     let tree = Tree { place: entry.place, node: Node::Text((*default).to_owned()) };
-                    entry = self.read(&tree, &key.shape, &path);
+                    entry = Entry { is_given: false, ..self.read(&tree, &key.shape, &path) };
                 }
                 (Otherwise::Absent(_), Shape::Map(keys), None) if keys.iter().all(is_optional) => {
                     entry.value = Value::Map(self.read_map(place, &[], keys, &path));
@@ -107,7 +107,7 @@ impl Walk<'_> {
     fn read_scalar(&mut self, tree: &Tree, text: &str, shape: &Shape, path: &str) -> Value {
         let wrong = |what: String, found: &str| Err((what, format!("found {found:?}")));
         let result = match shape {
-            Shape::Text | Shape::Secret => Ok(Value::Text(text.to_owned())),
+            Shape::Text | Shape::Secret | Shape::File => Ok(Value::Text(text.to_owned())),
             Shape::Duration(least, most) => match humantime::parse_duration(text) {
                 Ok(duration) if (u128::from(*least)..=u128::from(*most)).contains(&duration.as_millis()) => {
                     Ok(Value::Duration(duration))
@@ -203,7 +203,7 @@ fn expected(shape: &Shape, found: &Node) -> String {
         Shape::Secrets => "a map of names to texts",
         Shape::List(_) => "a list",
         Shape::Texts => "a text or a list of texts",
-        Shape::Text | Shape::Secret | Shape::Choice(_) => "a text",
+        Shape::Text | Shape::Secret | Shape::File | Shape::Choice(_) => "a text",
         Shape::Duration(..) => "a duration",
         Shape::Size(..) => "a size",
         Shape::Integer(..) | Shape::Ratio => "a number",

@@ -200,7 +200,7 @@ async fn routes_and_templates_reload_live_and_the_broker_s_url_does_not() {
     let (status, body) = holdfast.call(Method::POST, "/v1/config/reload", "").await;
     assert_eq!(status, 422);
     assert!(
-        body["problems"][0].as_str().is_some_and(|p| p.starts_with("rabbitmq: changes only by a restart")),
+        body["problems"][0].as_str().is_some_and(|p| p.starts_with("rabbitmq.url: changes only by a restart")),
         "{body}"
     );
     client.send(r#"{"type":"c"}"#).await;
