@@ -3,6 +3,7 @@
 
 mod control;
 mod reload;
+pub mod system;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

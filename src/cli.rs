@@ -4,7 +4,6 @@ mod admin;
 mod demo;
 mod remote;
 mod run;
-mod system;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Rabbitmq, Sides};
+use super::{Rabbitmq, Sides, system};
 use crate::config::{self, Change, Fixed, Loaded, Outline};
 use crate::drain::{Drain, DrainSettings};
 use crate::pipeline::Pipeline;
@@ -243,5 +243,9 @@ impl Reloader {
         self.metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         let since = snapshot.loaded_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.metrics.config_loaded_seconds.set(since.as_secs_f64());
+        let endpoints = snapshot.endpoints().map(|endpoint| endpoint.draft.limits.connections);
+        let configured = endpoints.fold(0, usize::saturating_add).min(snapshot.limits.connections) as u64;
+        let limit = configured.min(system::connections_fit());
+        self.metrics.connections_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{CliError, EXIT_FAILURE, refuse, system};
+use super::{CliError, EXIT_FAILURE, refuse};
 use crate::app::{self, Running};
 use crate::config;
 use crate::telemetry::logging;
@@ -17,7 +17,7 @@ pub fn run(path: PathBuf) -> Result<ExitCode, CliError> {
         Err(problems) => return Ok(refuse(&problems)),
     };
     let log = logging::init(&loaded.fixed.log).map_err(|error| CliError::Log(error.to_string()))?;
-    system::prepare(loaded.draft.limits.connections);
+    app::system::prepare(loaded.draft.limits.connections);
     runtime()?.block_on(async {
         let running = app::start(loaded, Some(path), log).await?;
         serve(running).await

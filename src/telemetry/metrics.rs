@@ -9,11 +9,15 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+/// What the name of each metric begins with.
+const PREFIX: &str = "holdfast";
 
 type Counters<L> = Family<L, Counter>;
 type Gauges<L> = Family<L, Gauge>;
 type Histograms<L> = Family<L, Histogram, Buckets>;
+type CountHistograms<L> = Family<L, Histogram, CountBuckets>;
 pub type Label = std::sync::Arc<str>;
 
 /// Latency buckets, in seconds: half a millisecond to the default deadline.
@@ -42,11 +46,48 @@ impl MetricConstructor<Histogram> for CountBuckets {
     }
 }
 
+/// One metric, as `docs/metrics.md` tells of it.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// As it is queried: a counter's ends in `_total`; a histogram has `_bucket`, `_sum` and `_count` behind it.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: String,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+/// The names of a set of labels.
+pub trait LabelNames {
+    const NAMES: &'static [&'static str];
+}
+
+/// The labels that a metric of this type has.
+pub trait Labelled {
+    const LABELS: &'static [&'static str];
+}
+
+impl<L: LabelNames, M, C> Labelled for Family<L, M, C> {
+    const LABELS: &'static [&'static str] = L::NAMES;
+}
+
+impl<N, A> Labelled for Counter<N, A> {
+    const LABELS: &'static [&'static str] = &[];
+}
+
+impl<N, A> Labelled for Gauge<N, A> {
+    const LABELS: &'static [&'static str] = &[];
+}
+
 macro_rules! labels {
     ($($(#[$doc:meta])* $name:ident { $($field:ident),+ })+) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
         pub struct $name { $(pub $field: Label),+ }
+
+        impl LabelNames for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field)),+];
+        }
     )+};
 }
 
@@ -85,8 +126,10 @@ labels! {
 /// All metrics of one process. Handles are atomics: clone one out of its family where it is used often.
 pub struct Metrics {
     registry: Registry,
-    /// Open WebSocket connections.
+    descriptions: Vec<Description>,
     pub connections: Gauges<EndpointLabel>,
+    /// Set when a configuration takes effect.
+    pub connections_limit: Gauge,
     pub connections_opened: Counters<EndpointLabel>,
     pub connections_closed: Counters<EndpointCause>,
     /// 1002, 1007, 1009, 4501.
@@ -105,7 +148,7 @@ pub struct Metrics {
     pub events: Counters<RouteOutcome>,
     pub event_duration: Histograms<RouteLabel>,
     /// Events of each request that holds a batch.
-    pub batch_events: Family<RouteLabel, Histogram, CountBuckets>,
+    pub batch_events: CountHistograms<RouteLabel>,
     pub schema_violations: Counters<ViolationLabel>,
     /// What limits refused; a handshake before its path is known has the endpoint `$none`.
     pub limited: Counters<LimitLabel>,
@@ -147,75 +190,71 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes and registers every metric.
+    /// Makes and registers every metric. The help texts are the meanings of `docs/metrics.md`.
     pub fn new() -> Self {
-        let mut r = Registry::with_prefix("holdfast");
-        let build = Gauges::<KindLabel>::default();
+        let mut r = Sink { registry: Registry::with_prefix(PREFIX), descriptions: Vec::new() };
+        let build: Gauges<KindLabel> = r.add("build_info", "1; the running version is the label");
         build.get_or_create(&KindLabel { kind: env!("CARGO_PKG_VERSION").into() }).set(1);
-        r.register("build_info", "The running version, as the label `kind`", build);
+        let (batches, seconds) = (Family::new_with_constructor(CountBuckets), Some(Unit::Seconds));
         Self {
-            connections: add(&mut r, "connections", "Open WebSocket connections"),
-            connections_opened: add(&mut r, "connections_opened", "Connections accepted"),
-            connections_closed: add(&mut r, "connections_closed", "Connections ended, by cause"),
-            violations: add(&mut r, "violations", "Connections closed because of what their client did, by close code"),
-            handshakes: add(
-                &mut r,
-                "handshakes",
-                "Handshakes by HTTP status; an unknown path has the endpoint `$none`",
+            connections: r.add("connections", "Open WebSocket connections"),
+            connections_limit: r.add("connections_limit", "Connections that the node can hold now"),
+            connections_opened: r.add("connections_opened", "Connections accepted"),
+            connections_closed: r.add("connections_closed", "Connections ended, by cause"),
+            violations: r.add("violations", "Connections closed because of what their client did, by close code"),
+            handshakes: r.add("handshakes", "Handshakes by the status that answered them; 101 is an accepted one"),
+            accept_errors: r.add("accept_errors", "TCP connections that never became a handshake, by what happened"),
+            tls_handshakes: r.add("tls_handshakes", "TLS handshakes by outcome"),
+            tokens: r.add("tokens", "Tokens by what became of them: accepted, or why not"),
+            jwks_fetches: r.add("jwks_fetches", "Fetches of keys from a JWKS URL"),
+            revocations: r.add("revocations", "Revocations in force"),
+            events: r.add("events", "Events by what became of them: delivered, or the code that its sender was told"),
+            event_duration: r.add_seconds("event_duration", "From a message's receipt to its verdict"),
+            batch_events: r.put("batch_events", "Events in one request of a route with batches", None, batches),
+            schema_violations: r.add("schema_violations", "Payloads that do not fit their schema"),
+            limited: r.add("limited", "Messages, handshakes and connections that a limit refused"),
+            limit_accounts: r.add("limit_accounts", "Users and addresses that limits are counted for"),
+            commands: r.add("commands", "Commands by kind and outcome"),
+            messages_received: r.add("messages_received", "Messages read from clients"),
+            messages_sent: r.add("messages_sent", "Messages written to clients"),
+            received_bytes: r.add("received_bytes", "Bytes of the messages read from clients, unpacked"),
+            sent_bytes: r.add("sent_bytes", "Bytes of the messages written to clients, before they are packed"),
+            compressed_bytes: r.add("compressed_bytes", "Bytes of compressed messages, on the wire and unpacked"),
+            mailbox_bytes: r.add("mailbox_bytes", "Bytes that wait for clients to read, of all connections"),
+            slow_consumers: r.add("slow_consumers", "Connections cut (4001) because their client did not read"),
+            conflated: r.add("conflated", "Messages to slow clients that a newer one of the same key replaced"),
+            reloads: r.add("config_reloads", "Reloads by outcome"),
+            config_generation: r.add("config_generation", "Generation of the configuration in use"),
+            config_loaded_seconds: r.add("config_loaded_timestamp_seconds", "Unix time when it was loaded"),
+            upstream_attempts: r.add("upstream_attempts", "Requests to HTTP upstreams, each attempt by its outcome"),
+            upstream_attempt_duration: r.add_seconds("upstream_attempt_duration", "Duration of one attempt"),
+            upstream_in_flight: r.add("upstream_in_flight", "Attempts under way"),
+            upstream_waiting: r.add("upstream_waiting", "Events that wait for the upstream's `concurrency`"),
+            breaker_state: r.add("breaker_state", "0 closed, 1 half open (a probe is under way), 2 open"),
+            spans_dropped: r.add("spans_dropped", "Spans dropped because the queue to the collector was full"),
+            amqp_publishes: r.add("amqp_publishes", "Messages to the broker by what became of them"),
+            amqp_confirm_duration: r.add_seconds("amqp_confirm_duration", "From a publish to its confirm"),
+            amqp_in_flight: r.add("amqp_in_flight", "Messages published and not confirmed yet"),
+            amqp_connected: r.add("amqp_connected", "1 while the connection to the broker is up"),
+            amqp_reconnects: r.add("amqp_reconnects", "Connections made again after one was lost or refused"),
+            amqp_blocked: r.add("amqp_blocked", "1 while the broker takes no messages (`connection.blocked`)"),
+            amqp_blocked_duration: r.put(
+                "amqp_blocked",
+                "Time in which the broker took none",
+                seconds,
+                Counter::default(),
             ),
-            accept_errors: add(&mut r, "accept_errors", "TCP connections that never became a handshake, by kind"),
-            tls_handshakes: add(&mut r, "tls_handshakes", "TLS handshakes by outcome"),
-            tokens: add(&mut r, "tokens", "Tokens by outcome: accepted, or why they were refused"),
-            jwks_fetches: add(&mut r, "jwks_fetches", "Fetches of keys by outcome"),
-            revocations: add(&mut r, "revocations", "Revocations in force"),
-            events: add(&mut r, "events", "Events by route and outcome"),
-            event_duration: add_seconds(&mut r, "event_duration", "From a message's receipt to its verdict"),
-            batch_events: {
-                let family = Family::new_with_constructor(CountBuckets);
-                r.register("batch_events", "Events in one request of a route with batches", Family::clone(&family));
-                family
-            },
-            schema_violations: add(&mut r, "schema_violations", "Payloads that do not fit their schema"),
-            limited: add(&mut r, "limited", "Messages, handshakes and connections refused, by the limit"),
-            limit_accounts: add(&mut r, "limit_accounts", "Users and addresses that limits are counted for"),
-            commands: add(&mut r, "commands", "Commands by kind and outcome"),
-            messages_received: add(&mut r, "messages_received", "Messages read from clients"),
-            messages_sent: add(&mut r, "messages_sent", "Messages written to clients"),
-            received_bytes: add(&mut r, "received_bytes", "Payload bytes read from clients"),
-            sent_bytes: add(&mut r, "sent_bytes", "Payload bytes written to clients"),
-            compressed_bytes: add(
-                &mut r,
-                "compressed_bytes",
-                "Bytes of compressed messages, on the wire and before compression",
-            ),
-            mailbox_bytes: add(&mut r, "mailbox_bytes", "Bytes waiting for clients to read"),
-            slow_consumers: add(&mut r, "slow_consumers", "Connections cut because their client did not read"),
-            conflated: add(
-                &mut r,
-                "conflated",
-                "Messages that a newer one of the same key replaced before they were written",
-            ),
-            reloads: add(&mut r, "config_reloads", "Reloads by outcome: applied, unchanged or refused"),
-            config_generation: add(&mut r, "config_generation", "Generation of the configuration in use"),
-            config_loaded_seconds: add(&mut r, "config_loaded_timestamp_seconds", "Unix time when it was loaded"),
-            upstream_attempts: add(&mut r, "upstream_attempts", "Attempts by outcome"),
-            upstream_attempt_duration: add_seconds(&mut r, "upstream_attempt_duration", "Duration of one attempt"),
-            upstream_in_flight: add(&mut r, "upstream_in_flight", "Attempts on the wire"),
-            upstream_waiting: add(&mut r, "upstream_waiting", "Calls that wait for the upstream's concurrency"),
-            breaker_state: add(&mut r, "breaker_state", "0 closed, 1 half open, 2 open"),
-            spans_dropped: add(&mut r, "spans_dropped", "Spans dropped because the export queue was full"),
-            amqp_publishes: add(&mut r, "amqp_publishes", "Messages to the broker by outcome"),
-            amqp_confirm_duration: add_seconds(&mut r, "amqp_confirm_duration", "From a publish to its confirm"),
-            amqp_in_flight: add(&mut r, "amqp_in_flight", "Messages published and not confirmed yet"),
-            amqp_connected: add(&mut r, "amqp_connected", "1 while the connection to the broker is up"),
-            amqp_reconnects: add(&mut r, "amqp_reconnects", "Connections made again after one was lost or refused"),
-            amqp_blocked: add(&mut r, "amqp_blocked", "1 while the broker takes no messages"),
-            amqp_blocked_duration: add_counter_seconds(&mut r, "amqp_blocked", "Time in which the broker took none"),
-            amqp_deliveries: add(&mut r, "amqp_deliveries", "Messages that queues delivered"),
-            amqp_settled: add(&mut r, "amqp_settled", "Messages that left their queue, by how"),
-            amqp_held: add(&mut r, "amqp_held", "Slow clients that a queue's commands wait for"),
-            registry: r,
+            amqp_deliveries: r.add("amqp_deliveries", "Messages that queues delivered"),
+            amqp_settled: r.add("amqp_settled", "Messages that left their queue, by how"),
+            amqp_held: r.add("amqp_held", "Slow clients that a queue's commands wait for"),
+            registry: r.registry,
+            descriptions: r.descriptions,
         }
+    }
+
+    /// Every metric, in the order in which they are registered.
+    pub fn descriptions(&self) -> &[Description] {
+        &self.descriptions
     }
 
     /// The text that `/metrics` answers with (OpenMetrics 1.0).
@@ -331,26 +370,48 @@ pub struct RouteMetrics {
     pub duration: Histogram,
 }
 
-fn add<M>(registry: &mut Registry, name: &str, help: &str) -> M
-where
-    M: Clone + Default + prometheus_client::registry::Metric,
-{
-    let metric = M::default();
-    registry.register(name, help, metric.clone());
-    metric
+/// Where metrics are registered and described.
+struct Sink {
+    registry: Registry,
+    descriptions: Vec<Description>,
 }
 
-fn add_counter_seconds(registry: &mut Registry, name: &str, help: &str) -> Counter<f64, AtomicU64> {
-    let metric = Counter::<f64, AtomicU64>::default();
-    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
-    metric
+impl Sink {
+    fn add<M: Metric + Labelled + Clone + Default>(&mut self, name: &str, help: &'static str) -> M {
+        self.put(name, help, None, M::default())
+    }
+
+    /// A histogram of latencies.
+    fn add_seconds<L>(&mut self, name: &str, help: &'static str) -> Histograms<L>
+    where
+        L: LabelNames + Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
+    {
+        self.put(name, help, Some(Unit::Seconds), Family::new_with_constructor(Buckets))
+    }
+
+    fn put<M: Metric + Labelled + Clone>(
+        &mut self,
+        name: &str,
+        help: &'static str,
+        unit: Option<Unit>,
+        metric: M,
+    ) -> M {
+        let kind = metric.metric_type().as_str().to_owned();
+        let mut whole = format!("{PREFIX}_{name}");
+        match unit {
+            Some(unit) => {
+                whole = format!("{whole}_{}", unit.as_str());
+                self.registry.register_with_unit(name, help, unit, metric.clone());
+            }
+            None => self.registry.register(name, help, metric.clone()),
+        }
+        if kind == "counter" {
+            whole += "_total";
+        }
+        self.descriptions.push(Description { name: whole, kind, labels: M::LABELS, help });
+        metric
+    }
 }
 
-fn add_seconds<L>(registry: &mut Registry, name: &str, help: &str) -> Histograms<L>
-where
-    L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
-{
-    let metric = Histograms::<L>::new_with_constructor(Buckets);
-    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
-    metric
-}
+#[cfg(test)]
+mod tests;

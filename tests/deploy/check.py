@@ -75,9 +75,17 @@ def check_metrics(url):
     text = fetch(urllib.request.Request(url, headers={"Accept": "application/openmetrics-text;version=1.0.0"}))
     check("the answer ends as OpenMetrics does", "" if text.endswith("# EOF\n") else "no # EOF")
     served = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.M))
-    families = names.of_source()
+    families = names.of_page()
     wrong = [name for name, kind in served.items() if families.get(name, [""])[0] != kind]
-    check(f"{len(served)} served metrics are those of the code", wrong)
+    check(f"{len(served)} served metrics are those of the page", wrong)
+    listed = names.words()
+    strange = [
+        f"{name} has {label}={value!r}"
+        for name, labels in re.findall(r"^(holdfast_\w+)\{(.*)\} ", text, re.M)
+        for label, value in re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)
+        if value not in listed.get((name, label), [value])
+    ]
+    check("their labels have values that the page lists", strange)
 
 
 def query(prometheus, text):
@@ -103,13 +111,13 @@ def check_queries(prometheus):
     check(f"{count} queries are answered", f"nothing for {empty}" if empty else "" if count > 50 else f"{count}")
 
 
-ALWAYS = ["holdfast_connections{", "holdfast_messages_received", "holdfast_events_total", "holdfast_event_duration", "holdfast_build_info"]
+ALWAYS = ["holdfast_connections{", "holdfast_connections_limit", "holdfast_messages_received", "holdfast_events_total", "holdfast_event_duration", "holdfast_build_info"]
 ALWAYS += ["holdfast_upstream_", "holdfast_breaker_state", "holdfast_mailbox_bytes", "holdfast_config_generation", "holdfast_amqp_blocked{"]
 
 
 def main(binary, folder):
     wrong = list(names.problems())
-    check(f"{len(names.of_source())} metrics: named by the dashboard, the alerts and the documents, and shown", "\n  ".join(wrong))
+    check(f"{len(names.of_page())} metrics: those that the dashboard, the alerts and the documents name are there, and each is shown", "\n  ".join(wrong))
     listen, admin, page, web = (free_port() for _ in range(4))
     address = f"127.0.0.1:{admin}"
     flags = ["--listen", f"127.0.0.1:{listen}", "--admin", address, "--page", f"127.0.0.1:{page}"]

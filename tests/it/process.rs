@@ -173,6 +173,17 @@ async fn the_file_limit_is_raised_as_far_as_it_may_be_and_said() {
     let log = process.log();
     let line = log.iter().find(|line| line.contains("file limit")).expect("a line about files");
     assert!(line.contains("files=400 before=64 connections_max=100 fit=100"), "{line}");
+    assert_eq!(process.metric("holdfast_connections_limit").await as u64, 100, "the node's");
+    let several = "{path: /other, limits: {connections: 20}, routes: [{event: a, upstream: app}]}";
+    for (ws, limit) in [("30", 30 + 20), ("10000", 400 - 64)] {
+        let text = yaml(&app.url(), "", &format!("limits: {{connections: {ws}}}\n{ROUTES}"));
+        std::fs::write(&path, format!("{text}  - {several}\n")).expect("written");
+        process.signal("HUP");
+        eventually("the new limit", || async {
+            (process.metric("holdfast_connections_limit").await as u64 == limit).then_some(())
+        })
+        .await;
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub fn prepare(connections_max: usize) {
             files,
             before = before.unwrap_or(files),
             connections_max,
-            fit = files.saturating_sub(FILES_BESIDE).min(connections_max as u64),
+            fit = fit(files).min(connections_max as u64),
             "file limit: each connection needs one"
         ),
         Err(error) => tracing::warn!("cannot raise the file limit: {error}"),
@@ -30,4 +30,13 @@ pub fn prepare(connections_max: usize) {
             "net.core.somaxconn is low: more connections than that at once are lost; raise it to {BACKLOG_WANTED}"
         );
     }
+}
+
+/// How many connections the limit on open files leaves room for now.
+pub fn connections_fit() -> u64 {
+    rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(files, _)| fit(files))
+}
+
+fn fit(files: u64) -> u64 {
+    files.saturating_sub(FILES_BESIDE)
 }
