@@ -91,13 +91,6 @@ macro_rules! labels {
     )+};
 }
 
-/// Both are names of our own, so that nothing is allocated for a push.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct CommandLabel {
-    pub kind: &'static str,
-    pub outcome: &'static str,
-}
-
 labels! {
     EndpointLabel { endpoint }
     EndpointCause { endpoint, cause }
@@ -111,6 +104,7 @@ labels! {
     /// `direction` is `received` or `sent`; `form` is `wire` or `plain`.
     CompressionLabel { endpoint, direction, form }
     LimitLabel { endpoint, limit }
+    CommandLabel { kind, outcome }
     UpstreamLabel { upstream }
     UpstreamOutcome { upstream, outcome }
     UpstreamAddress { upstream, address }
@@ -325,13 +319,13 @@ impl Metrics {
     }
 
     /// Counts a command by kind and outcome.
-    pub fn count_command(&self, kind: &'static str, outcome: &'static str) {
-        self.commands.get_or_create(&CommandLabel { kind, outcome }).inc();
+    pub fn count_command(&self, kind: &str, outcome: &str) {
+        self.command(kind, outcome).inc();
     }
 
     /// The counter of a command's kind and outcome.
-    pub fn command(&self, kind: &'static str, outcome: &'static str) -> Counter {
-        self.commands.get_or_create_owned(&CommandLabel { kind, outcome })
+    pub fn command(&self, kind: &str, outcome: &str) -> Counter {
+        self.commands.get_or_create_owned(&CommandLabel { kind: kind.into(), outcome: outcome.into() })
     }
 }
 
