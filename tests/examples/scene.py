@@ -1,0 +1,153 @@
+"""What a walk through an example needs: free ports, processes with their logs, frames that are awaited, REST, signatures."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import random
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import websockets
+
+STEP_SECONDS = 10
+START_SECONDS = 60
+SECRET = "whsec_" + base64.b64encode(os.urandom(24)).decode()
+
+
+class Failed(Exception):
+    """A step that did not go as it should: what was expected, and what was found."""
+
+
+def free_port():
+    """A port below the system's ephemeral ones, so that nobody's outgoing connection takes it before its server does."""
+    while True:
+        port = random.randrange(23000, 32000)
+        if port in free_port.given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        free_port.given.add(port)
+        return port
+
+
+free_port.given = set()
+
+
+async def eventually(what, check, seconds=STEP_SECONDS):
+    """The first true answer of `check`, or a failure that names `what` was waited for and what was found last."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise Failed(f"expected {what} within {seconds} s")
+        await asyncio.sleep(0.02)
+
+
+async def listens(port):
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+class Process:
+    """A program in a session of its own, so that ending it ends what it started; its output goes to a file."""
+
+    def __init__(self, name, log):
+        self.name, self.log, self.process = name, log, None
+
+    async def start(self, command, folder, environment):
+        with open(self.log, "ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *command, cwd=folder, env=os.environ | environment, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    async def ready(self, what, check):
+        def ended_or_ready():
+            if self.process.returncode is not None:
+                raise Failed(f"{self.name} ended with {self.process.returncode} before it was ready")
+            return check()
+
+        await eventually(f"{self.name} to be ready: {what}", ended_or_ready, START_SECONDS)
+
+    async def stop(self, sign=signal.SIGTERM):
+        """Asks the program to end; whatever of its session is left after that is killed."""
+        if self.process is None:
+            return None
+        if self.process.returncode is None:
+            self.process.send_signal(sign)
+        try:
+            await asyncio.wait_for(self.process.wait(), STEP_SECONDS)
+        except asyncio.TimeoutError:
+            pass
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        return await self.process.wait()
+
+    def text(self):
+        return Path(self.log).read_text(errors="replace") if Path(self.log).exists() else ""
+
+
+async def call(method, url, body=None, headers=None):
+    """One HTTP request: its status and its body. A refused connection is a failure."""
+
+    def run():
+        request = urllib.request.Request(url, data=body, headers=headers or {}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=STEP_SECONDS) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except OSError as error:
+            raise Failed(f"expected an answer from {url}, found {error}") from None
+
+    return await asyncio.to_thread(run)
+
+
+async def open_socket(url):
+    return await websockets.connect(url, open_timeout=STEP_SECONDS, proxy=None)
+
+
+async def frame(client, kind, **fields):
+    """The next frame, which must be of this type with these fields."""
+    try:
+        found = json.loads(await asyncio.wait_for(client.recv(), STEP_SECONDS))
+    except asyncio.TimeoutError:
+        raise Failed(f"expected {kind}, found nothing within {STEP_SECONDS} s") from None
+    except websockets.ConnectionClosed as closed:
+        raise Failed(f"expected {kind}, found the end of the socket: {closed}") from None
+    if {**found, "type": kind, **fields} != found:
+        raise Failed(f"expected {kind} with {fields}, found {found}")
+    return found
+
+
+def signed(body, secret=SECRET, seconds=None, message_id="node-key.0"):
+    """The headers of Standard Webhooks for a body."""
+    seconds = int(time.time()) if seconds is None else seconds
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = hmac.new(key, f"{message_id}.{seconds}.".encode() + body, hashlib.sha256).digest()
+    return {
+        "Content-Type": "application/cloudevents+json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(seconds),
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
