@@ -3,7 +3,7 @@ import express from "express";
 import { Webhook } from "standardwebhooks";
 
 const { PORT = 3000, HOST = "127.0.0.1", HOLDFAST_SIGNING_SECRET } = process.env;
-const { HOLDFAST_ADMIN = "http://127.0.0.1:8001", HOLDFAST_ADMIN_TOKEN = "" } = process.env;
+const { HOLDFAST_ADMIN = "http://127.0.0.1:8001", HOLDFAST_ADMIN_TOKEN } = process.env;
 const webhook = new Webhook(HOLDFAST_SIGNING_SECRET);
 const app = express();
 

@@ -6,16 +6,19 @@ Each example is started by the command that examples/README.md shows, and must h
 import asyncio
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
 
-from conversation import forged, talk
-from scene import SECRET, Failed, Process, call, free_port, listens
+from conversation import forged, refused_by_close, refused_by_status, talk
+from scene import SECRET, TOKEN, Failed, Process, call, free_port, listens
 
 ROOT = Path(__file__).resolve().parents[2]
+OVER_RABBITMQ = ["pika", "celery"]
+PAGES = "pages"
 # More would not be faster on two cores, and a JVM or a Go compiler would starve the others' timeouts.
 AT_ONCE = 3
 
@@ -23,8 +26,9 @@ AT_ONCE = 3
 def starts():
     """Each example's command to start it, by its name, as README.md shows them."""
     rows = re.findall(r"^\| \[(\w+)\]\(.*\| `([^`]+)` \|$", (ROOT / "examples/README.md").read_text(), re.MULTILINE)
-    if not rows:
-        raise SystemExit("examples/README.md: expected a table of examples, found none")
+    folders = {path.parent.name for path in (ROOT / "examples").glob("*/*") if path.suffix != ".html"} - {"schemas", "reconnecting"}
+    if {name for name, _ in rows} != folders:
+        raise SystemExit(f"examples/README.md: expected the examples {sorted(folders)}, found {sorted(dict(rows))}")
     return dict(rows)
 
 
@@ -32,12 +36,14 @@ class Example:
     """An example and a Holdfast beside it, with a folder of logs."""
 
     def __init__(self, name, start, build, holdfast, folder):
-        self.name, self.start, self.build, self.holdfast = name, start, build, holdfast
+        self.name, self.start, self.build, self.binary = name, start, build, holdfast
         self.port, listen, admin = free_port(), free_port(), free_port()
         self.listen, self.admin = f"127.0.0.1:{listen}", f"127.0.0.1:{admin}"
-        self.processes = [Process("holdfast", folder / f"{name}-holdfast.log"), Process(name, folder / f"{name}.log")]
+        self.holdfast = Process("holdfast", folder / f"{name}-holdfast.log")
+        self.app = Process(name, folder / f"{name}.log")
         self.environment = {
             "HOLDFAST_SIGNING_SECRET": SECRET,
+            "HOLDFAST_ADMIN_TOKEN": TOKEN,
             "HOLDFAST_LISTEN": self.listen,
             "HOLDFAST_ADMIN_LISTEN": self.admin,
             "HOLDFAST_ADMIN": f"http://{self.admin}",
@@ -47,52 +53,114 @@ class Example:
         }
 
     async def run(self):
-        """Walks the conversation; the time it took, with and without the start."""
-        began = time.monotonic()
-        holdfast, app = self.processes
+        """Starts both and walks the conversation; the seconds that the conversation took."""
         try:
-            config = ROOT / "examples/holdfast.yaml"
-            await holdfast.start([self.holdfast, "run", "--config", config], ROOT, self.environment)
-            await app.start(["sh", "-c", self.start], self.build / self.name, self.environment)
-            await app.ready(f"port {self.port}", lambda: listens(self.port))
-            await holdfast.ready("/readyz", self.holdfast_is_ready)
-            ready = time.monotonic()
-            await talk(self.listen, self.admin, app.text, refuses_strangers=True)
+            await self.start_holdfast("examples/holdfast.yaml")
+            await self.start_app()
+            began = time.monotonic()
+            await talk(self.listen, self.admin, self.app.text, refused_by_status)
             await forged(f"http://127.0.0.1:{self.port}/events")
-            return time.monotonic() - began, time.monotonic() - ready
+            return time.monotonic() - began
         finally:
-            for process in self.processes:
-                await process.stop()
+            await self.stop()
+
+    async def start_holdfast(self, config):
+        await self.holdfast.start([self.binary, "run", "--config", config], ROOT, self.environment)
+        await self.holdfast.ready("/readyz", self.holdfast_is_ready)
+
+    async def start_app(self):
+        await self.app.start(["sh", "-c", self.start], self.build / self.name, self.environment)
+        await self.app.ready(f"port {self.port}", lambda: listens(self.port))
 
     async def holdfast_is_ready(self):
-        host, port = self.admin.split(":")
-        return await listens(port) and (await call("GET", f"http://{host}:{port}/readyz"))[0] == 200
+        port = int(self.admin.rpartition(":")[2])
+        return await listens(port) and (await call("GET", f"http://{self.admin}/readyz"))[0] == 200
+
+    async def stop(self):
+        await asyncio.gather(self.app.stop(), self.holdfast.stop())
+
+
+class Worker(Example):
+    """A worker behind RabbitMQ. All share one broker with its queues, so they run one after another."""
+
+    broker = None
+    turn = asyncio.Lock()
+
+    async def run(self):
+        async with self.turn:
+            try:
+                self.environment["RABBITMQ_URL"] = await self.broker
+                await self.start_holdfast("examples/rabbitmq.yaml")
+                await self.app.start(["sh", "-c", self.start], self.build / self.name, self.environment)
+                await self.app.ready("a line of its log that says so", lambda: re.search(r"\bready\.?$", self.app.text(), re.MULTILINE))
+                began = time.monotonic()
+                await talk(self.listen, self.admin, self.app.text, refused_by_close)
+                return time.monotonic() - began
+            finally:
+                await self.stop()
+
+
+class Pages(Example):
+    """The pages, in a browser, beside Express. The browser's driver starts Holdfast, since it must also end it."""
+
+    async def run(self):
+        browser = Process("browser", self.holdfast.log)
+        try:
+            await self.app.start(["sh", "-c", self.start], self.build / "express", self.environment)
+            await self.app.ready(f"port {self.port}", lambda: listens(self.port))
+            began = time.monotonic()
+            await browser.start(["node", ROOT / "tests/examples/pages.mjs", self.build, self.binary], ROOT, self.environment)
+            status = await asyncio.wait_for(browser.process.wait(), 90)
+            if status != 0:
+                raise Failed(f"expected the pages' driver to end with 0, found {status}")
+            return time.monotonic() - began
+        finally:
+            await asyncio.gather(self.app.stop(), browser.stop())
 
 
 async def attempt(example, turn):
     """Runs an example when it is its turn; true if it passed. A failure shows the logs of both."""
     async with turn:
+        began = time.monotonic()
         try:
-            whole, talked = await example.run()
-            print(f"ok     {example.name:<14} {whole:5.1f} s, of it {talked:4.1f} s of conversation", flush=True)
+            talked = await example.run()
+            print(f"ok     {example.name:<10} {time.monotonic() - began:5.1f} s, of it {talked:4.1f} s of conversation", flush=True)
             return True
         except Exception as error:
             if not isinstance(error, (Failed, OSError)):
                 traceback.print_exc()
-            logs = "".join(f"--- {process.log}\n{process.text()}" for process in example.processes)
-            print(f"FAILED {example.name}: {error}\n{logs}---", flush=True)
+            logs = "".join(f"--- {process.log}\n{process.text()}" for process in (example.app, example.holdfast))
+            print(f"FAILED {example.name}: {error!r}\n{logs}---", flush=True)
             return False
+
+
+def start_broker(folder):
+    """A broker of the tests' own; its URL. It ends with this program."""
+    command = [ROOT / "scripts/rabbitmq", "start", folder / "rabbitmq", "--watch", str(os.getpid())]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 async def main():
     build, holdfast = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     wanted = starts()
+    wanted[PAGES] = wanted["express"]
+    wanted["axum"] = wanted["axum"].replace("cargo run --example axum", str(ROOT / "target/debug/examples/axum"))
     if sys.argv[3:]:
         wanted = {name: wanted[name] for name in sys.argv[3:]}
-    turn = asyncio.Semaphore(AT_ONCE)
-    with tempfile.TemporaryDirectory(prefix="holdfast-examples-") as folder:
-        examples = [Example(name, start, build, holdfast, Path(folder)) for name, start in wanted.items()]
-        passed = await asyncio.gather(*(attempt(example, turn) for example in examples))
+    kinds = {PAGES: Pages} | {name: Worker for name in OVER_RABBITMQ}
+    with tempfile.TemporaryDirectory(prefix="holdfast-examples-") as name:
+        folder = Path(name)
+        if any(name in OVER_RABBITMQ for name in wanted):
+            Worker.broker = asyncio.ensure_future(asyncio.to_thread(start_broker, folder))
+        turn, alone = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(len(OVER_RABBITMQ))
+        examples = [kinds.get(name, Example)(name, start, build, holdfast, folder) for name, start in wanted.items()]
+        try:
+            # Workers wait for their broker: that must not take the others' turns.
+            attempts = [attempt(example, alone if isinstance(example, Worker) else turn) for example in examples]
+            passed = await asyncio.gather(*attempts)
+        finally:
+            if Worker.broker:
+                subprocess.run([ROOT / "scripts/rabbitmq", "stop", folder / "rabbitmq"], check=False)
     print(f"examples: {sum(passed)} of {len(passed)} passed")
     sys.exit(0 if all(passed) else 1)
 

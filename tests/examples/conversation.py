@@ -1,18 +1,19 @@
 """The conversation that every example holds, step by step, over real sockets."""
 
+import asyncio
 import json
 import time
 
 import websockets
 
-from scene import Failed, call, eventually, frame, open_socket, signed
+from scene import STEP_SECONDS, TOKEN, Failed, call, eventually, frame, open_socket, signed
 
 
-async def talk(listen, admin, app_log, refuses_strangers):
-    """Two users come, chat, err, are reminded and leave. `app_log` gives what the example has written so far."""
+async def talk(listen, admin, app_log, refuse):
+    """Two users come, chat, err, are reminded and leave. `refuse` is how a stranger is refused; `app_log` gives what the
+    example has written so far."""
     ws = f"ws://{listen}/ws"
-    if refuses_strangers:
-        await stranger(ws)
+    await refuse(ws)
     ann = await arrive(ws, "ann")
     ben = await arrive(ws, "ben")
     await grouped(admin)
@@ -39,7 +40,8 @@ async def talk(listen, admin, app_log, refuses_strangers):
     await eventually("`ann left: client` in the example's log", lambda: "ann left: client" in app_log())
 
 
-async def stranger(ws):
+async def refused_by_status(ws):
+    """A handler answers a stranger's handshake with 403."""
     try:
         await open_socket(ws)
     except websockets.InvalidStatus as refused:
@@ -49,6 +51,20 @@ async def stranger(ws):
     raise Failed("expected 403 to a handshake without a user, found it accepted")
 
 
+async def refused_by_close(ws):
+    """A worker behind a queue closes a stranger's socket: it cannot answer the handshake."""
+    client = await open_socket(ws)
+    try:
+        found = await asyncio.wait_for(client.recv(), STEP_SECONDS)
+    except asyncio.TimeoutError:
+        raise Failed(f"expected 4500 to a socket without a user, found nothing within {STEP_SECONDS} s") from None
+    except websockets.ConnectionClosed as closed:
+        if closed.rcvd and closed.rcvd.code == 4500:
+            return
+        raise Failed(f"expected 4500 to a socket without a user, found {closed}") from None
+    raise Failed(f"expected 4500 to a socket without a user, found {found}")
+
+
 async def arrive(ws, user):
     client = await open_socket(f"{ws}?user={user}")
     await frame(client, "chat.welcome", user=user)
@@ -56,7 +72,7 @@ async def arrive(ws, user):
 
 
 async def grouped(admin):
-    status, body = await call("GET", f"http://{admin}/v1/groups/lobby/members")
+    status, body = await call("GET", f"http://{admin}/v1/groups/lobby/members", headers={"Authorization": f"Bearer {TOKEN}"})
     if status != 200 or len(json.loads(body)["members"]) != 2:
         raise Failed(f"expected two members of the lobby, found {status} {body!r}")
 

@@ -19,6 +19,7 @@ import websockets
 STEP_SECONDS = 10
 START_SECONDS = 60
 SECRET = "whsec_" + base64.b64encode(os.urandom(24)).decode()
+TOKEN = os.urandom(16).hex()
 
 
 class Failed(Exception):
