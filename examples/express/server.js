@@ -58,4 +58,4 @@ async function push(connection, message) {
   console.log(`push to ${connection}: ${answer.status}`);
 }
 
-app.listen(PORT, HOST, () => console.log(`listening on ${HOST}:${PORT}`));
+export const server = app.listen(PORT, HOST, () => console.log(`listening on ${HOST}:${PORT}`));

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 
-import httpx
+import httpx2
 from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -58,6 +58,6 @@ def send(event):
 async def push(connection, message, after_seconds):
     """Any process may push to a socket at any time, by the connection's ID."""
     await asyncio.sleep(after_seconds)
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         answer = await client.post(f"{ADMIN}/v1/connections/{connection}/messages", json=message)
     print(f"push to {connection}: {answer.status_code}", flush=True)

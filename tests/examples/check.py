@@ -14,11 +14,10 @@ import traceback
 from pathlib import Path
 
 from conversation import forged, refused_by_close, refused_by_status, talk
-from scene import SECRET, TOKEN, Failed, Process, call, free_port, listens
+from scene import SECRET, START_SECONDS, TOKEN, Failed, Process, call, free_port, listens
 
 ROOT = Path(__file__).resolve().parents[2]
 OVER_RABBITMQ = ["pika", "celery"]
-PAGES = "pages"
 # More would not be faster on two cores, and a JVM or a Go compiler would starve the others' timeouts.
 AT_ONCE = 3
 
@@ -100,6 +99,22 @@ class Worker(Example):
                 await self.stop()
 
 
+class OwnTests(Example):
+    """The tests that an example has of its own: they need no Holdfast."""
+
+    async def run(self):
+        began = time.monotonic()
+        folder, _, command = self.start.partition(": ")
+        try:
+            await self.app.start(["sh", "-c", command], self.build / folder, self.environment)
+            status = await asyncio.wait_for(self.app.process.wait(), START_SECONDS)
+            if status != 0:
+                raise Failed(f"expected 0 of {command}, found {status}")
+            return time.monotonic() - began
+        finally:
+            await self.app.stop()
+
+
 class Pages(Example):
     """The pages, in a browser, beside Express. The browser's driver starts Holdfast, since it must also end it."""
 
@@ -124,7 +139,7 @@ async def attempt(example, turn):
         began = time.monotonic()
         try:
             talked = await example.run()
-            print(f"ok     {example.name:<10} {time.monotonic() - began:5.1f} s, of it {talked:4.1f} s of conversation", flush=True)
+            print(f"ok     {example.name:<19} {time.monotonic() - began:5.1f} s, of it {talked:4.1f} s without the start", flush=True)
             return True
         except Exception as error:
             if not isinstance(error, (Failed, OSError)):
@@ -140,20 +155,29 @@ def start_broker(folder):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
+def all_examples(build, holdfast, folder):
+    """Every example, and what else is checked with them, in the order of README.md."""
+    found = starts()
+    found["axum"] = found["axum"].replace("cargo run --example axum", str(ROOT / "target/debug/examples/axum"))
+    kinds = {name: Worker for name in OVER_RABBITMQ}
+    examples = [kinds.get(name, Example)(name, start, build, holdfast, folder) for name, start in found.items()]
+    return examples + [
+        Pages("pages", found["express"], build, holdfast, folder),
+        OwnTests("express's own tests", "express: npm test", build, holdfast, folder),
+        OwnTests("fastapi's own tests", "fastapi: python -m unittest", build, holdfast, folder),
+    ]
+
+
 async def main():
     build, holdfast = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-    wanted = starts()
-    wanted[PAGES] = wanted["express"]
-    wanted["axum"] = wanted["axum"].replace("cargo run --example axum", str(ROOT / "target/debug/examples/axum"))
-    if sys.argv[3:]:
-        wanted = {name: wanted[name] for name in sys.argv[3:]}
-    kinds = {PAGES: Pages} | {name: Worker for name in OVER_RABBITMQ}
     with tempfile.TemporaryDirectory(prefix="holdfast-examples-") as name:
         folder = Path(name)
-        if any(name in OVER_RABBITMQ for name in wanted):
+        examples = [one for one in all_examples(build, holdfast, folder) if not sys.argv[3:] or one.name in sys.argv[3:]]
+        if not examples:
+            raise SystemExit(f"expected names of examples, found {sys.argv[3:]}")
+        if any(isinstance(example, Worker) for example in examples):
             Worker.broker = asyncio.ensure_future(asyncio.to_thread(start_broker, folder))
         turn, alone = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(len(OVER_RABBITMQ))
-        examples = [kinds.get(name, Example)(name, start, build, holdfast, folder) for name, start in wanted.items()]
         try:
             # Workers wait for their broker: that must not take the others' turns.
             attempts = [attempt(example, alone if isinstance(example, Worker) else turn) for example in examples]

@@ -2,8 +2,9 @@
 // an example's handler already answers at APP_URL. PLAYWRIGHT_FROM names the folder whose node_modules holds playwright-core.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 
@@ -76,8 +77,18 @@ async function chat(browser) {
   await ann.locator("#text").fill("tea");
   await ann.getByRole("button", { name: "In a second" }).click();
   await seen(ann, "#messages li", "remember: tea");
+  await pushFromShell();
+  await seen(ann, "#messages li", "remember: from the shell");
   await ann.close();
   await ben.close();
+}
+
+// The line that README.md shows.
+async function pushFromShell() {
+  const [line] = (await readFile("examples/README.md", "utf8")).match(/^holdfast push .*/m);
+  const shell = spawn("sh", ["-c", line], { env: { ...process.env, PATH: `${dirname(binary)}:${process.env.PATH}` }, stdio: "inherit" });
+  const [status] = await once(shell, "exit");
+  if (status !== 0) throw new Error(`expected 0 of ${line}, found ${status}`);
 }
 
 // Comes back after 4400 and after a drain's 1012, and not after 4500.
