@@ -280,16 +280,10 @@ fn the_architecture_page_names_every_module_and_stays_short() {
 #[test]
 fn the_tests_that_the_security_page_names_exist() {
     let page = fs::read_to_string(root().join("docs/security.md")).expect("docs/security.md");
-    let mut code = String::new();
-    let mut folders = vec![root().join("src"), root().join("tests")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            match entry.is_dir() {
-                true => folders.push(entry),
-                false => code.push_str(&fs::read_to_string(entry).unwrap_or_default()),
-            }
-        }
-    }
+    let mut code = Vec::new();
+    files(&root().join("src"), &mut code);
+    files(&root().join("tests"), &mut code);
+    let code: String = code.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
     let named: Vec<&str> =
         page.split('`').skip(1).step_by(2).filter(|text| text.contains("::") && !text.contains(' ')).collect();
     let tests = named.iter().filter(|name| !name.starts_with("holdfast::"));
@@ -298,6 +292,25 @@ fn the_tests_that_the_security_page_names_exist() {
         .collect();
     assert!(missing.is_empty(), "docs/security.md names tests that are not there: {missing:#?}");
     assert!(named.len() > 40, "found {} tests named", named.len());
+}
+
+#[test]
+fn what_the_guides_show_is_taken_from_the_examples() {
+    let mut examples = Vec::new();
+    files(&root().join("examples"), &mut examples);
+    let texts: Vec<String> = examples.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    for guide in ["express", "fastapi", "rabbitmq-workers"] {
+        let page = fs::read_to_string(root().join(format!("docs/guides/{guide}.md"))).expect("the guide");
+        let blocks: Vec<&str> = page.split("```").skip(1).step_by(2).collect();
+        assert!(blocks.len() > 5, "docs/guides/{guide}.md has {} blocks", blocks.len());
+        for block in blocks {
+            let shown = block.split_once('\n').map_or(block, |(_, text)| text);
+            assert!(
+                texts.iter().any(|text| text.contains(shown)),
+                "docs/guides/{guide}.md shows what no example has:\n{shown}"
+            );
+        }
+    }
 }
 
 fn root() -> PathBuf {
@@ -310,6 +323,17 @@ fn sources() -> Vec<Source> {
     found.sort_by(|a, b| a.path.cmp(&b.path));
     assert!(found.len() > 20, "found only {} files", found.len());
     found
+}
+
+/// Every file under a folder, but for what packages installed.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        match entry.is_dir() {
+            true if entry.ends_with("node_modules") => {}
+            true => files(&entry, found),
+            false => found.push(entry),
+        }
+    }
 }
 
 fn collect(dir: &Path, found: &mut Vec<Source>) {

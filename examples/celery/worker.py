@@ -42,7 +42,7 @@ app.steps["consumer"].add(Events)
 
 @app.task
 def push(connection, message):
-    """Any task may push to a socket at any time, by the connection's ID: the commands queue is shared by all of Holdfast's nodes."""
+    """Any task may push to a socket at any time, by the connection's ID: all nodes of Holdfast share the queue."""
     publish("holdfast.commands", message, content_type="application/json", headers={"to-connection": connection})
 
 

@@ -52,7 +52,7 @@ def reply(channel, properties, commands):
 
 
 def push(channel, connection, message):
-    """Any process may push to a socket at any time, by the connection's ID: the commands queue is shared by all of Holdfast's nodes."""
+    """Any process may push to a socket at any time, by the connection's ID: all nodes of Holdfast share the queue."""
     target = pika.BasicProperties(content_type="application/json", headers={"to-connection": connection})
     channel.basic_publish("", "holdfast.commands", json.dumps(message), target)
 
