@@ -9,6 +9,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,8 +20,19 @@ import websockets
 
 STEP_SECONDS = 10
 START_SECONDS = 60
-SECRET = "whsec_" + base64.b64encode(os.urandom(24)).decode()
-TOKEN = os.urandom(16).hex()
+
+
+def secrets():
+    """The signing secret and the admin token, made by the lines that examples/README.md shows for it."""
+    readme = (Path(__file__).resolve().parents[2] / "examples/README.md").read_text()
+    lines = readme.partition("```sh\ncat > .env")[2].partition("```")[0]
+    script = f"cat > .env{lines}\n. ./.env; echo $HOLDFAST_SIGNING_SECRET $HOLDFAST_ADMIN_TOKEN"
+    with tempfile.TemporaryDirectory() as folder:
+        shell = subprocess.run(["sh", "-ec", script], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    return shell.stdout.split()
+
+
+SECRET, TOKEN = secrets()
 
 
 class Failed(Exception):
