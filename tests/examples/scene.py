@@ -86,36 +86,42 @@ class Process:
     def __init__(self, name, log):
         self.name, self.log, self.process = name, log, None
 
-    async def start(self, command, folder, environment):
+    def start(self, command, folder, environment):
+        """Not asynchronous: a run that is cut short here would lose the process that it must end."""
         with open(self.log, "ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *command, cwd=folder, env=os.environ | environment, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     async def ready(self, what, check):
         def ended_or_ready():
-            if self.process.returncode is not None:
+            if self.process.poll() is not None:
                 raise Failed(f"{self.name} ended with {self.process.returncode} before it was ready")
             return check()
 
         await eventually(f"{self.name} to be ready: {what}", ended_or_ready, START_SECONDS)
 
-    async def stop(self, sign=signal.SIGTERM):
+    async def succeeds(self, seconds):
+        """Waits for its end, which must be with 0."""
+        await eventually(f"the end of {self.name}", lambda: self.process.poll() is not None, seconds)
+        if self.process.returncode != 0:
+            raise Failed(f"expected {self.name} to end with 0, found {self.process.returncode}")
+
+    async def stop(self):
         """Asks the program to end; whatever of its session is left after that is killed."""
         if self.process is None:
-            return None
-        if self.process.returncode is None:
-            self.process.send_signal(sign)
+            return
         try:
-            await asyncio.wait_for(self.process.wait(), STEP_SECONDS)
-        except asyncio.TimeoutError:
+            self.process.terminate()
+            await eventually("the end", lambda: self.process.poll() is not None)
+        except Failed:
             pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        return await self.process.wait()
+        finally:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
 
     def text(self):
         return Path(self.log).read_text(errors="replace") if Path(self.log).exists() else ""
