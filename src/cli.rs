@@ -197,3 +197,6 @@ fn refuse(problems: &config::Problems) -> ExitCode {
 fn default_log(level: &str) -> LogSettings {
     LogSettings { level: level.to_owned(), format: LogFormat::Text }
 }
+
+#[cfg(test)]
+mod tests;

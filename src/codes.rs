@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn every_code_has_its_heading_in_the_page_on_troubleshooting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md");
+        let page = std::fs::read_to_string(path).expect("docs/troubleshooting.md");
+        let headings: BTreeSet<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        let errors = ErrorCode::ALL.iter().map(|(code, _)| code.to_string());
+        let codes = errors.chain(CloseCode::ALL.iter().map(|(code, _)| code.to_string()));
+        let without: Vec<_> = codes.filter(|code| !headings.contains(code.as_str())).collect();
+        assert!(without.is_empty(), "no heading for {without:?}");
+    }
+
+    #[test]
     fn codes_are_unique_and_sendable() {
         let names: BTreeSet<_> = ErrorCode::ALL.iter().map(|(code, _)| code.as_str()).collect();
         assert_eq!(names.len(), ErrorCode::ALL.len());

@@ -19,6 +19,8 @@ pub mod limits;
 pub mod listener;
 pub mod mailbox;
 pub mod message;
+#[cfg(test)]
+mod pages;
 pub mod pipeline;
 pub mod registry;
 pub mod revocations;

@@ -326,3 +326,37 @@ async fn a_push_is_answered_alike_with_and_without_the_router() {
         assert_eq!((direct.0.as_u16(), &direct), (status, &routed), "{path}");
     }
 }
+
+#[test]
+fn calls_in_the_documents_are_in_the_table() {
+    let (mut found, mut wrong) = (0, Vec::new());
+    for page in crate::pages::pages() {
+        for (at, _) in page.text.match_indices("/v1/") {
+            // In another program's URL, or behind an ellipsis, it is no call.
+            let line = page.text[..at].rsplit('\n').next().unwrap_or_default();
+            let word = line.rsplit([' ', '`', '(']).next().unwrap_or_default();
+            let is_ours = word.is_empty() || word.ends_with(":8001") || word.ends_with("/ws-holdfast-admin:8001");
+            let rest = &page.text[at..];
+            let end = rest.find(|c: char| c.is_whitespace() || "`?'\"),;…".contains(c)).unwrap_or(rest.len());
+            if !is_ours || rest[end..].starts_with('…') {
+                continue;
+            }
+            let path = rest[..end].trim_end_matches(['.', ':']);
+            let before = line.trim_end_matches(word).trim_end_matches(['`', ' ']);
+            let method =
+                before.rsplit([' ', '`']).next().filter(|word| ["GET", "PUT", "POST", "DELETE"].contains(word));
+            found += 1;
+            let fits = |operation: &&operations::Operation| {
+                let mut parts = operation.path.split('/').zip(path.split('/'));
+                operation.path.split('/').count() == path.split('/').count()
+                    && parts.all(|(known, part)| known == part || known.starts_with('{'))
+                    && method.is_none_or(|method| operation.method.eq_ignore_ascii_case(method))
+            };
+            if !operations::OPERATIONS.iter().any(|operation| fits(&operation)) {
+                wrong.push(format!("{}: {} {path}", page.path.display(), method.unwrap_or_default()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "no such call: {wrong:#?}");
+    assert!(found > 25, "found {found} calls");
+}

@@ -3,6 +3,7 @@
 pub mod broker;
 mod client;
 mod collector;
+pub mod example;
 pub mod issuer;
 mod process;
 mod proxy;

@@ -9,6 +9,7 @@ mod codes;
 mod compression;
 mod drain;
 mod events;
+mod guides;
 mod handshake;
 mod harness;
 mod hostile;

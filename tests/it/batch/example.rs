@@ -1,27 +1,14 @@
 //! The handler that docs/events.md shows, run as it stands there.
 
-use std::process::Stdio;
-
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
-use crate::harness::{Holdfast, PATIENCE, yaml};
+use crate::harness::example::{Example, block, page};
+use crate::harness::{Holdfast, yaml};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_handler_in_the_docs_answers_batches() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/events.md")).expect("the page");
-    let (_, code) = page.split_once("```python\n").expect("an example");
-    let (code, _) = code.split_once("```").expect("its end");
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("handler.py");
-    std::fs::write(&file, code).expect("written");
-    let mut handler = Command::new("/usr/bin/python3");
-    handler.arg(&file).arg("0").stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut handler = handler.spawn().expect("Python");
-    let mut lines = BufReader::new(handler.stdout.take().expect("its output")).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text");
-    let url = format!("http://{}/events", line.expect("its address"));
+    let handler = Example::start("/usr/bin/python3", &block(&page("events.md"), "python")).await;
+    let url = format!("http://{}/events", handler.address);
 
     let routes = "routes: [{event: \"*\", upstream: app, batch: {max: 100, wait: 2ms}}]";
     let holdfast = Holdfast::start_yaml(&yaml(&url, "", routes), &[]).await;

@@ -1,0 +1,56 @@
+//! The project's documents, for tests that hold what they show to the code. Compiled for tests only.
+
+use std::path::{Path, PathBuf};
+
+/// One document.
+pub struct Page {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+impl Page {
+    /// The blocks of code in a language, without their indentation.
+    pub fn blocks(&self, language: &str) -> Vec<String> {
+        let mut blocks: Vec<String> = Vec::new();
+        let mut open: Option<(usize, bool)> = None;
+        for line in self.text.lines() {
+            let bare = line.trim_start();
+            match (&open, bare.strip_prefix("```")) {
+                (None, Some(info)) => {
+                    let wanted = info == language;
+                    if wanted {
+                        blocks.push(String::new());
+                    }
+                    open = Some((line.len() - bare.len(), wanted));
+                }
+                (Some(_), Some("")) => open = None,
+                (Some((indent, true)), _) => {
+                    let block = blocks.last_mut().expect("an open block");
+                    *block += line.get(*indent..).unwrap_or_default();
+                    block.push('\n');
+                }
+                _ => {}
+            }
+        }
+        blocks
+    }
+}
+
+/// Every page that is for users: the README and all of `docs/`, the chart's.
+pub fn pages() -> Vec<Page> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = vec![root.join("README.md"), root.join("SECURITY.md"), root.join("helm/holdfast/README.md")];
+    let mut folders = vec![root.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.extension().is_some_and(|extension| extension == "md") => paths.push(path),
+                false => {}
+            }
+        }
+    }
+    assert!(paths.len() > 12, "found {} pages", paths.len());
+    let read = |path: PathBuf| Page { text: std::fs::read_to_string(&path).expect("text"), path };
+    paths.into_iter().map(read).collect()
+}
