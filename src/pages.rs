@@ -36,14 +36,16 @@ impl Page {
     }
 }
 
-/// Every page that is for users: the README and all of `docs/`, the chart's.
+/// Every page that is for users: the README, the chart's, all of `docs/` and of the examples.
 pub fn pages() -> Vec<Page> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = vec![root.join("README.md"), root.join("SECURITY.md"), root.join("helm/holdfast/README.md")];
-    let mut folders = vec![root.join("docs")];
+    let mut folders = vec![root.join("docs"), root.join("examples")];
     while let Some(folder) = folders.pop() {
         for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
             match path.is_dir() {
+                // What package managers have put there is not ours.
+                true if path.ends_with("node_modules") || path.ends_with("target") => {}
                 true => folders.push(path),
                 false if path.extension().is_some_and(|extension| extension == "md") => paths.push(path),
                 false => {}

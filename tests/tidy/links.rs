@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::root;
 
 /// Folders whose documents are not this project's own.
-const FOREIGN: &[&str] = &["target", "node_modules", ".git", "corpus"];
+const FOREIGN: &[&str] = &["target", "node_modules", "corpus"];
 
 #[test]
 fn links_and_anchors_lead_somewhere() {
@@ -72,8 +72,10 @@ fn the_prose_of_the_documents_is_wrapped() {
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if path.is_dir() && !FOREIGN.contains(&name.as_str()) {
-            collect(&path, found);
+        if path.is_dir() {
+            if !name.starts_with('.') && !FOREIGN.contains(&name.as_str()) {
+                collect(&path, found);
+            }
         } else if name.ends_with(".md") {
             found.push(path);
         }
