@@ -1,14 +1,11 @@
 """Checks the image: what its configuration says, what is in it, and what a container of it does. Called by scripts/test-image with the
 revision in its label, the command that builds it, and podman's command line."""
 
-import base64
 import json
 import os
 import pathlib
 import re
-import resource
 import shlex
-import socket
 import struct
 import subprocess
 import sys
@@ -19,13 +16,14 @@ import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from shared import LIMITS, Client, Podman, check, equal, eventually, finish, free_port
+
 IMAGE = "holdfast:test"
 USER = 65532
 BYTES_MAX = 40_000_000
-# What docs/docker.md runs it with. The limits are this machine's own: who may not raise them cannot give podman's.
-FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+# What docs/docker.md runs it with.
 HARDENED = ["--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
-HARDENED += ["--ulimit", f"nofile={FILES}:{FILES}", "--ulimit", "nproc=1024:1024"]
+HARDENED += LIMITS
 CONFIG = """
 listen: 127.0.0.1:{listen}
 admin: {{listen: "127.0.0.1:{admin}"}}
@@ -39,53 +37,6 @@ endpoints:
     disconnect: app
     routes: [{{event: "{event}", upstream: app}}]
 """
-
-passed = failed = 0
-
-
-def check(name, problem):
-    global passed, failed
-    print(f"{'FAILED' if problem else 'ok    '} {name}" + (f": {problem}" if problem else ""), flush=True)
-    passed, failed = passed + (not problem), failed + bool(problem)
-
-
-def equal(name, found, expected):
-    check(name, "" if found == expected else f"expected {expected!r}, found {found!r}")
-
-
-def eventually(what, seconds, attempt):
-    """What `attempt` returns, as soon as that is something."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if found := attempt():
-                return found
-        except OSError:
-            pass
-        if time.monotonic() > deadline:
-            raise SystemExit(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-class Podman:
-    def __init__(self, command):
-        self.command = command
-
-    def run(self, *arguments, timeout=60):
-        return subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=timeout)
-
-    def must(self, *arguments):
-        result = self.run(*arguments)
-        if result.returncode:
-            raise SystemExit(f"podman {' '.join(arguments)}: {result.stderr}")
-        return result.stdout.strip()
-
 
 class Handler(BaseHTTPRequestHandler):
     """An app: greets at a message, and keeps the types of the events it got."""
@@ -105,37 +56,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-class Client:
-    """A WebSocket, as far as this test needs one: small frames."""
-
-    def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self.stream = self.socket.makefile("rb")
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.socket.sendall(
-            f"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {key}\r\n\r\n".encode()
-        )
-        self.status = self.stream.readline().split()[1]
-        while self.stream.readline() not in (b"\r\n", b""):
-            pass
-
-    def send(self, opcode, payload):
-        mask = os.urandom(4)
-        masked = bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
-        self.socket.sendall(struct.pack("!BB", 0x80 | opcode, 0x80 | len(payload)) + mask + masked)
-
-    def frame(self):
-        first, size = self.stream.read(2)
-        if size == 126:
-            (size,) = struct.unpack("!H", self.stream.read(2))
-        return first & 15, self.stream.read(size)
-
-    def close(self):
-        self.stream.close()
-        self.socket.close()
 
 
 def check_configuration(image, revision):
@@ -255,7 +175,7 @@ def check_serving(podman, folder):
         check_process(podman, container)
         check("holdfast probe, inside", podman.run("exec", container, "holdfast", "probe").stderr)
         check("the health check", podman.run("healthcheck", "run", container).stdout)
-        client = Client(ports["listen"])
+        client = Client(ports["listen"], "/ws")
         equal("a client outside connects", client.status, b"101")
         client.send(1, b'{"type":"hi"}')
         equal("and is answered by the app", client.frame(), (1, b'{"type":"hello","to":{"type":"hi"}}'))
@@ -272,14 +192,13 @@ def check_documents(podman, builder, folder):
     blocks = re.findall(r"^```(?:sh|yaml)\n(.*?)^```", page, re.M | re.S)
     (folder / "ws").mkdir(mode=0o755)
     (folder / "ws/holdfast.yaml").write_text(next(text for text in blocks if "endpoints:" in text))
-    limits = f"--ulimit nofile={FILES}:{FILES} --ulimit nproc=1024:1024"
     docker = folder / "docker"
     docker.write_text(
         f"""#!/bin/sh
 verb=$1; shift
 case $verb in
     build) cd {shlex.quote(os.getcwd())}; exec {shlex.join(builder)} "$@" ;;
-    run) set -- run {limits} "$@" ;;
+    run) set -- run {shlex.join(LIMITS)} "$@" ;;
     *) set -- "$verb" "$@" ;;
 esac
 case "$*" in
@@ -318,11 +237,10 @@ def main(revision, builder, command, folder):
     check_no_configuration(podman)
     check_serving(podman, folder)
     check_documents(podman, builder, folder)
-    print(f"image: {passed} passed, {failed} failed")
 
 
 with tempfile.TemporaryDirectory(prefix="holdfast-image-") as folder:
     # The container's user looks into it.
     os.chmod(folder, 0o755)
     main(sys.argv[1], shlex.split(sys.argv[2]), sys.argv[3:], pathlib.Path(folder))
-sys.exit(1 if failed or not passed else 0)
+finish("image")
