@@ -8,7 +8,9 @@ FROM ${BUILDER} AS build
 WORKDIR /build
 
 # jemalloc is made for one page size and ends on a kernel with a larger one; those of arm64 have 4, 16 or 64 KiB.
-RUN if [ "$(uname -m)" = aarch64 ]; then printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "16"\n' > "${CARGO_HOME:-$HOME/.cargo}/config.toml"; fi
+RUN if [ "$(uname -m)" = aarch64 ]; then \
+        printf '[env]\nJEMALLOC_SYS_WITH_LG_PAGE = "16"\n' > "${CARGO_HOME:-$HOME/.cargo}/config.toml"; \
+    fi
 
 # The dependencies are a layer of their own: it is made anew only when these files change.
 COPY Cargo.toml Cargo.lock ./

@@ -1,5 +1,5 @@
-"""Checks the image: what its configuration says, what is in it, and what a container of it does. Called by scripts/test-image with the
-revision in its label, the command that builds it, and podman's command line."""
+"""Checks the image: what its configuration says, what is in it, and what a container of it does. Called by scripts/test-image with
+the revision in its label, the command that builds it, and podman's command line."""
 
 import json
 import os
