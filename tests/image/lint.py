@@ -100,6 +100,18 @@ def check_dockerfile():
     check("Dockerfile: the command is the chart's", "" if ", ".join(command) == chart else chart)
 
 
+def check_context():
+    """What the program includes of other folders is copied into the build, and is not kept out of it."""
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", pathlib.Path("Dockerfile").read_text(), re.M)
+    copied = {name for names in copied for name in names.split()}
+    let_in = {line[1:] for line in pathlib.Path(".dockerignore").read_text().splitlines() if line.startswith("!")}
+    check(".dockerignore lets in what is copied, and nothing else", sorted(copied ^ let_in))
+    for file in pathlib.Path("src").rglob("*.rs"):
+        for name in re.findall(r'include_(?:str|bytes)!\("(.+?)"\)', file.read_text()):
+            path = os.path.relpath(file.parent / name)
+            check(f"{file}: {path} is in the image's build", "" if any((path + "/").startswith(f"{top}/") for top in copied) else "it is not")
+
+
 def check_documents(validator):
     """Compose files in the documents."""
     found = 0
@@ -121,6 +133,7 @@ def main(schema, binary):
     check_holdfast(compose["services"]["holdfast"], binary)
     check_monitoring(compose)
     check_dockerfile()
+    check_context()
     check_documents(validator)
     print(f"image, lint: {passed} passed, {failed} failed")
 
