@@ -7,6 +7,7 @@ mod handlers;
 mod openapi;
 mod operations;
 mod server;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -233,6 +233,7 @@ impl Draining {
             0 => tracing::info!("drained"),
             cut => tracing::warn!(sessions = cut, "the drain's deadline cut sessions that were still at work"),
         }
+        self.reloader.pipeline().recorder().end().await;
         if let Some(rabbitmq) = &self.broker {
             rabbitmq.broker.shutdown().await;
         }

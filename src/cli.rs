@@ -4,6 +4,7 @@ mod admin;
 mod demo;
 mod remote;
 mod run;
+mod tail;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ Examples:
   holdfast run --config config/holdfast.yaml    serve
   holdfast connections                          who is connected, of a running one
   holdfast push --group room:1 hello            send, by the admin API
+  holdfast tail --user ann                      live messages, and what becomes of them
   kill -HUP PID                                 reload the configuration; no socket notices
   kill -TERM PID                                drain: close connections at a pace, finish what is in flight, exit
 

@@ -127,6 +127,10 @@ impl Connection {
         self.membership.lock().groups.clone()
     }
 
+    pub fn is_in(&self, group: &str) -> bool {
+        self.membership.lock().groups.iter().any(|own| &**own == group)
+    }
+
     /// Notes the membership and runs `enter` under the same lock, so that leaving for good cannot come in between.
     pub fn join(&self, group: &Arc<str>, enter: impl FnOnce()) -> Joined {
         let mut membership = self.membership.lock();

@@ -16,6 +16,7 @@ use crate::ids::ConnectionId;
 use crate::mailbox::{Close, Offered, OnWritten, Urgency};
 use crate::message::{Command, Ending, Payload, Target, Violation};
 use crate::pipeline::Pipeline;
+use crate::recorder::{self, Recorder, Redaction};
 use crate::registry::Registry;
 use crate::revocations::Revocations;
 use crate::telemetry::Metrics;
@@ -114,6 +115,10 @@ impl Deliver {
         &self.registry
     }
 
+    pub fn recorder(&self) -> &Arc<Recorder> {
+        self.pipeline.recorder()
+    }
+
     /// Carries out one command. `sender` is the connection whose event is answered, if one is.
     pub fn run(&self, command: &Command, sender: Option<&ConnectionId>) -> Outcome {
         let outcome = match command {
@@ -183,7 +188,7 @@ impl Deliver {
     fn try_offer(&self, id: &ConnectionId, payload: Payload, on_written: Option<OnWritten>) -> Outcome {
         let Some(connection) = self.registry.get(id) else { return Outcome::Gone };
         match self.pipeline.check_push(&connection.endpoint, &payload) {
-            Ok(()) => outcome_of(connection.mailbox.push(payload, on_written, Urgency::Polite)),
+            Ok(()) => outcome_of(self.push_to(&connection, payload, on_written, Urgency::Polite)),
             Err(violations) => Outcome::Invalid(violations),
         }
     }
@@ -196,7 +201,7 @@ impl Deliver {
         };
         let Some(connection) = one.and_then(|id| self.registry.get(id)) else { return Outcome::Gone };
         match self.pipeline.check_push(&connection.endpoint, payload) {
-            Ok(()) => outcome_of(connection.mailbox.push(payload.clone(), None, Urgency::Insistent)),
+            Ok(()) => outcome_of(self.push_to(&connection, payload.clone(), None, Urgency::Insistent)),
             Err(violations) => Outcome::Invalid(violations),
         }
     }
@@ -213,7 +218,8 @@ impl Deliver {
             if !met.contains_key(&connection.endpoint) {
                 met.insert(connection.endpoint.clone(), self.meet(&connection.endpoint, to, payload));
             }
-            let taken = met.get_mut(&connection.endpoint).is_some_and(|met| met.offer(connection, payload));
+            let taken =
+                met.get_mut(&connection.endpoint).is_some_and(|met| self.offer_to_met(met, connection, payload));
             sum.delivered += usize::from(taken);
             sum.dropped += usize::from(!taken);
         });
@@ -233,6 +239,43 @@ impl Deliver {
             _ => None,
         };
         Met { fits: self.pipeline.check_push(endpoint, payload), key, replaced: 0 }
+    }
+
+    /// True if the connection takes it.
+    fn offer_to_met(&self, met: &mut Met, connection: &Connection, payload: &Payload) -> bool {
+        if met.fits.is_err() {
+            return false;
+        }
+        let offered = match &met.key {
+            Some(key) => self.pipeline.recorder().offer(
+                connection,
+                payload.clone(),
+                self.as_push(connection),
+                None,
+                |payload, on_written| connection.mailbox.push_latest(key, payload, on_written),
+            ),
+            None => self.push_to(connection, payload.clone(), None, Urgency::Insistent),
+        };
+        met.replaced += u64::from(offered == Offered::Replaced);
+        matches!(offered, Offered::Queued | Offered::Replaced)
+    }
+
+    fn push_to(
+        &self,
+        connection: &Connection,
+        payload: Payload,
+        on_written: Option<OnWritten>,
+        urgency: Urgency,
+    ) -> Offered {
+        let recorder = self.pipeline.recorder();
+        recorder.offer(connection, payload, self.as_push(connection), on_written, |payload, on_written| {
+            connection.mailbox.push(payload, on_written, urgency)
+        })
+    }
+
+    /// How a command's message is recorded.
+    fn as_push<'a>(&'a self, connection: &'a Connection) -> (recorder::Cause, impl FnOnce() -> Arc<Redaction> + 'a) {
+        (recorder::Cause::Push, || self.pipeline.redaction(&connection.endpoint))
     }
 
     /// Asks the target's connections to close after what is queued for them.
@@ -285,21 +328,6 @@ struct Met {
     /// What the message is the newest of, if its group asks for that.
     key: Option<Arc<str>>,
     replaced: u64,
-}
-
-impl Met {
-    /// True if the connection takes it.
-    fn offer(&mut self, connection: &Connection, payload: &Payload) -> bool {
-        if self.fits.is_err() {
-            return false;
-        }
-        let offered = match &self.key {
-            Some(key) => connection.mailbox.push_latest(key, payload.clone()),
-            None => connection.mailbox.push(payload.clone(), None, Urgency::Insistent),
-        };
-        self.replaced += u64::from(offered == Offered::Replaced);
-        matches!(offered, Offered::Queued | Offered::Replaced)
-    }
 }
 
 fn outcome_of(offered: Offered) -> Outcome {

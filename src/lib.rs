@@ -22,6 +22,7 @@ pub mod message;
 #[cfg(test)]
 mod pages;
 pub mod pipeline;
+pub mod recorder;
 pub mod registry;
 pub mod revocations;
 pub mod routing;

@@ -107,18 +107,20 @@ impl Mailbox {
     }
 
     /// Offers the newest message of a key, insistently: one with the same key that waits gives it its place.
-    pub fn push_latest(&self, key: &Arc<str>, payload: Payload) -> Offered {
+    pub fn push_latest(&self, key: &Arc<str>, payload: Payload, on_written: Option<OnWritten>) -> Offered {
+        let mut entry = Entry { payload, on_written };
+        // What is refused or replaced is dropped behind the lock, as in `push`.
         let mut state = self.state.lock();
         if let Some(place) = state.latest.as_ref().and_then(|latest| latest.place(key))
             && state.is_taking()
         {
-            return state.replace(place, payload);
+            return state.replace(place, &mut entry);
         }
-        let offered = state.reserve(&payload, Urgency::Insistent);
+        let offered = state.reserve(&entry.payload, Urgency::Insistent);
         if offered == Offered::Queued {
             let place = state.queue.len();
             state.latest.get_or_insert_default().note(key, place);
-            state.append(Entry { payload, on_written: None });
+            state.append(entry);
         }
         offered
     }
@@ -196,11 +198,11 @@ impl State {
         self.wake();
     }
 
-    /// What waits at `place` makes room for the newer one, which may be larger.
-    fn replace(&mut self, place: usize, payload: Payload) -> Offered {
+    /// What waits at `place` gives it to the newer one, which may be larger, and is left in its stead.
+    fn replace(&mut self, place: usize, newer: &mut Entry) -> Offered {
         let Some(entry) = self.queue.get_mut(place) else { return Offered::Gone };
-        let used = self.used - entry.payload.len() + payload.len();
-        if cost(&payload) > self.budget {
+        let used = self.used - entry.payload.len() + newer.payload.len();
+        if cost(&newer.payload) > self.budget {
             return Offered::TooLarge;
         }
         if used > self.budget {
@@ -208,7 +210,7 @@ impl State {
             return Offered::Overflow;
         }
         self.used = used;
-        entry.payload = payload;
+        std::mem::swap(entry, newer);
         Offered::Replaced
     }
 

@@ -8,6 +8,7 @@ pub mod json;
 pub mod text;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -202,6 +203,29 @@ pub struct Event {
     pub traceparent: Traceparent,
     pub body: Bytes,
     pub format: Format,
+    pub attempts: Attempts,
+}
+
+/// Counts the attempts to deliver an event, where somebody wants to know.
+#[derive(Debug, Clone, Default)]
+pub struct Attempts(Option<Arc<AtomicU32>>);
+
+impl Attempts {
+    pub fn counted() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// One begins.
+    pub fn note(&self) {
+        if let Some(count) = &self.0 {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many were begun; none where there was none, or nobody counted.
+    pub fn count(&self) -> Option<u32> {
+        self.0.as_ref().map(|count| count.load(Ordering::Relaxed)).filter(|count| *count > 0)
+    }
 }
 
 /// W3C Trace Context, version 00.

@@ -3,6 +3,7 @@
 
 mod encode;
 mod lifecycle;
+mod recording;
 mod rights;
 
 use std::borrow::Cow;
@@ -19,9 +20,10 @@ use crate::ids::ConnectionId;
 use crate::limits::json::Oversized;
 use crate::limits::{Excess, Limit};
 use crate::message::{
-    Answer, BINARY_EVENT, Command, Ending, Event, EventKind, Failure, Format, Kind, NAME_BYTES_MAX, Payload, Reject,
-    TEXT_EVENT, Traceparent, Violation, json,
+    Answer, Attempts, BINARY_EVENT, Command, Ending, Event, EventKind, Failure, Format, Kind, NAME_BYTES_MAX, Payload,
+    Reject, TEXT_EVENT, Traceparent, Violation, json,
 };
+use crate::recorder::{Recorder, Recording};
 use crate::routing::{EventName, Found};
 use crate::schema::Schema;
 use crate::snapshot::{Endpoint, OnExcess, OnFailure, Route, Snapshot, Validate};
@@ -40,6 +42,7 @@ const VIOLATIONS: [CloseCode; 4] =
 /// Holds the current snapshot and takes messages through it.
 pub struct Pipeline {
     current: ArcSwap<Snapshot>,
+    recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
     spans: Spans,
 }
@@ -55,13 +58,14 @@ pub struct Sender {
 }
 
 /// One message as it was read from a socket.
-#[derive(Debug, Clone)]
 pub struct Inbound {
     /// Its number on its connection, from 1.
     pub seq: u64,
     pub payload: Payload,
     /// When it was read: deadlines count from here.
     pub received: Instant,
+    /// There while somebody looks.
+    pub recording: Option<Box<Recording>>,
 }
 
 /// What is to be done for the sender after its message was handled.
@@ -69,6 +73,8 @@ pub struct Inbound {
 pub struct Verdict {
     /// The reply or the error frame.
     pub frame: Option<Payload>,
+    /// The frame tells of an error.
+    pub is_error: bool,
     pub commands: Vec<Command>,
     pub close: Option<Ending>,
     /// The message was refused because of what it said: counts against `limits.invalid_messages`.
@@ -89,6 +95,7 @@ pub struct Routed {
     received: Instant,
     /// What the route itself does once the upstream has the message.
     commands: Vec<Command>,
+    recording: Option<Box<Recording>>,
 }
 
 impl Routed {
@@ -109,7 +116,8 @@ impl Routed {
 
 impl Pipeline {
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, spans: Spans) -> Arc<Self> {
-        Arc::new(Self { current: ArcSwap::from_pointee(snapshot), metrics, spans })
+        let recorder = Recorder::new(metrics.clone());
+        Arc::new(Self { current: ArcSwap::from_pointee(snapshot), recorder, metrics, spans })
     }
 
     /// The generation in use.
@@ -139,11 +147,23 @@ impl Pipeline {
     }
 
     /// Decodes, routes and checks one message.
-    pub fn prepare(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Prepared {
-        let seq = inbound.seq;
+    pub fn prepare(&self, endpoint: &Arc<Endpoint>, sender: Sender, mut inbound: Inbound) -> Prepared {
+        let (seq, recording) = (inbound.seq, inbound.recording.take());
         match self.decode(endpoint, sender, inbound) {
-            Ok(routed) => Prepared::Routed(Box::new(routed)),
-            Err((reject, route)) => Prepared::Refused(self.refuse(endpoint, &route, seq, &reject)),
+            Ok(routed) => {
+                let mut routed = Box::new(routed);
+                routed.recording = recording.map(|mut recording| {
+                    recording::routed(&mut recording, &mut routed);
+                    recording
+                });
+                Prepared::Routed(routed)
+            }
+            Err((reject, route)) => {
+                if let Some(recording) = recording {
+                    recording::refused(recording, endpoint, &reject);
+                }
+                Prepared::Refused(self.refuse(endpoint, &route, seq, &reject))
+            }
         }
     }
 
@@ -170,7 +190,7 @@ impl Pipeline {
 
     /// Calls the upstream and makes the verdict.
     pub async fn call(self: Arc<Self>, routed: Box<Routed>) -> Verdict {
-        let Routed { endpoint, route, event, received, mut commands } = *routed;
+        let Routed { endpoint, route, event, received, mut commands, recording } = *routed;
         let deadline = received + route.draft.deadline.unwrap_or(route.upstream.deadline());
         let result = match &route.batcher {
             Some(batcher) => batcher.call(&event, deadline).await,
@@ -180,6 +200,9 @@ impl Pipeline {
         route.metrics.duration.observe(received.elapsed().as_secs_f64());
         if event.traceparent.sampled {
             self.record_span(&endpoint, &route, &event, received, result.as_ref().err());
+        }
+        if let Some(recording) = recording {
+            recording::finished(recording, &result);
         }
         match result {
             Ok(answer) => {
@@ -222,7 +245,7 @@ impl Pipeline {
     }
 
     fn decode(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Result<Routed, (Reject, Arc<str>)> {
-        let Inbound { seq, payload, received } = inbound;
+        let Inbound { seq, payload, received, .. } = inbound;
         let none = || Arc::from("$none");
         if payload.kind() == Kind::Text && endpoint.draft.event != EventName::None {
             self.check_structure(endpoint, &payload).map_err(|reject| (reject, none()))?;
@@ -260,8 +283,10 @@ impl Pipeline {
             traceparent: Traceparent::random(self.spans.sample()),
             body: payload.into_bytes(),
             format,
+            attempts: Attempts::default(),
         };
-        Ok(Routed { endpoint: endpoint.clone(), route: route.clone(), event, received, commands })
+        let (endpoint, route) = (endpoint.clone(), route.clone());
+        Ok(Routed { endpoint, route, event, received, commands, recording: None })
     }
 
     fn check_message(
@@ -370,7 +395,7 @@ impl Pipeline {
 
     fn refuse(&self, endpoint: &Endpoint, route: &str, seq: u64, reject: &Reject) -> Verdict {
         self.metrics.count_event(&endpoint.draft.path, route, reject.code.as_str());
-        Verdict { frame: Some(error_frame(reject, seq)), invalid: true, ..Verdict::default() }
+        Verdict { frame: Some(error_frame(reject, seq)), is_error: true, invalid: true, ..Verdict::default() }
     }
 
     fn record_span(

@@ -9,6 +9,7 @@ use crate::amqp::Broker;
 use crate::claims::{GroupRule, Requirement};
 use crate::limits::json::JsonLimits;
 use crate::limits::{NodeLimits, Quotas};
+use crate::recorder::Redaction;
 use crate::routing::{EventName, Pattern, Pointer, Table, Template};
 use crate::schema::Schema;
 use crate::telemetry::{EndpointMetrics, Metrics, RouteMetrics};
@@ -139,6 +140,8 @@ pub struct EndpointDraft {
     pub compression: Option<Compression>,
     pub validate: Validate,
     pub push_schema: Option<Arc<Schema>>,
+    /// What of messages nobody who looks is shown.
+    pub redaction: Arc<Redaction>,
     /// None takes every client.
     pub auth: Option<AuthDraft>,
     /// Who may be in which group.

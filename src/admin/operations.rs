@@ -4,7 +4,7 @@ use axum::Router;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use http::Method;
 
-use super::{AdminState, handlers};
+use super::{AdminState, handlers, watch};
 use crate::command::{rest, revocations};
 
 /// What a request carries.
@@ -28,7 +28,7 @@ pub enum Scope {
     Read,
     /// Commands: send, close, join, leave.
     Push,
-    /// What concerns the program itself: reload, log level, drain.
+    /// What concerns the program itself: reload, log level, drain; and what messages say.
     Admin,
 }
 
@@ -47,6 +47,8 @@ impl Scope {
 /// The scope that a call needs. `matched` is its path in the table.
 pub fn scope_of(method: &Method, matched: &str) -> Scope {
     match matched {
+        // What messages say is more than facts about them.
+        "/v1/watch" => Scope::Admin,
         _ if method == Method::GET => Scope::Read,
         "/v1/config/reload" | "/v1/log-level" | "/v1/drain" => Scope::Admin,
         _ => Scope::Push,
@@ -251,6 +253,27 @@ pub const OPERATIONS: &[Operation] = &[
         body: Body::None,
         answers: &[(204, "It is no more"), BAD, (404, "There is no such revocation")],
         handler: || delete(revocations::restore),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/watch",
+        summary: "Live messages, a JSON object a line, or server-sent events where `Accept` names them, until the program leaves",
+        query: &[
+            ("connection", "only of this ID"),
+            ("endpoint", "only of this path"),
+            ("user", "only of this user"),
+            ("group", "only of members of this group"),
+            ("event", "only messages of clients whose event fits this name or pattern"),
+            ("outcome", "only messages with this outcome"),
+        ],
+        body: Body::None,
+        answers: &[
+            (200, "The stream; a line `{\"kind\":\"alive\"}` comes at once and in every 15 seconds of silence"),
+            BAD,
+            (429, "There are as many watchers as there may be"),
+            (503, "The program is leaving"),
+        ],
+        handler: || get(watch::watch),
     },
     Operation {
         method: "get",

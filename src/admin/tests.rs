@@ -144,6 +144,10 @@ impl Server {
         }
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
         let (head, body) = send.send_request(request).await.expect("an answer").into_parts();
+        if head.status == 200 && path.starts_with("/v1/watch") {
+            // It goes on and on.
+            return (head.status, Value::Null);
+        }
         let body = body.collect().await.expect("a body").to_bytes();
         (head.status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
@@ -210,6 +214,9 @@ async fn refusals_have_their_documented_status_and_one_shape() {
         ("DELETE", format!("/v1/connections/{id}?code=1005"), &[], "", 400, "bad_request"),
         ("DELETE", format!("/v1/connections/{id}?code=abc"), &[], "", 400, "bad_request"),
         ("GET", "/v1/connections?limit=5000".to_owned(), &[], "", 400, "bad_request"),
+        ("GET", "/v1/watch?connection=nope".to_owned(), &[], "", 400, "bad_request"),
+        ("GET", "/v1/watch?event=".to_owned(), &[], "", 400, "bad_request"),
+        ("GET", "/v1/watch?evnt=a".to_owned(), &[], "", 400, "bad_request"),
         ("POST", "/v1/commands".to_owned(), &[], "{}", 400, "bad_request"),
         ("PUT", "/v1/log-level".to_owned(), &[], r#"{"level":"loud"}"#, 400, "bad_request"),
         ("POST", "/v1/config/reload".to_owned(), &[], "", 422, "invalid_configuration"),

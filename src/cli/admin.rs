@@ -8,8 +8,10 @@ use clap::Args;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::HttpsConnectorBuilder;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -19,6 +21,9 @@ use crate::upstream::http::{client_tls, with_causes};
 
 /// A connection is a few hundred bytes, and a list has at most 1,000.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// A body of which more may come.
+pub type Unread = Incoming;
 
 /// Where the admin listener is, and who asks.
 #[derive(Args)]
@@ -45,6 +50,44 @@ impl Target {
         path: &str,
         body: Option<(&'static str, Bytes)>,
     ) -> Result<Value, CliError> {
+        let (url, request) = self.request(&method, path, body)?;
+        let failed = |error: String| CliError::Admin(format!("{method} {url}: {error}"));
+        let exchange = async {
+            let answer = self.client().map_err(&failed)?.request(request).await;
+            let answer = answer.map_err(|error| failed(with_causes(&error)))?;
+            let status = answer.status();
+            Ok((status, content(answer.into_body()).await.map_err(&failed)?))
+        };
+        let (status, body) = timeout(self.timeout, exchange).await.unwrap_or_else(|_| Err(failed(self.no_answer())))?;
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(CliError::Admin(refusal(status, &body))),
+        }
+    }
+
+    /// Begins to read what has no end; only its beginning is waited for.
+    pub async fn open(&self, path: &str) -> Result<Unread, CliError> {
+        let (url, request) = self.request(&Method::GET, path, None)?;
+        let failed = |error: String| CliError::Admin(format!("GET {url}: {error}"));
+        let client = self.client().map_err(&failed)?;
+        let answer = timeout(self.timeout, client.request(request)).await;
+        let answer = answer.map_err(|_| failed(self.no_answer()))?.map_err(|error| failed(with_causes(&error)))?;
+        let status = answer.status();
+        match status.is_success() {
+            true => Ok(answer.into_body()),
+            false => {
+                let body = timeout(self.timeout, content(answer.into_body())).await;
+                Err(CliError::Admin(refusal(status, &body.unwrap_or_else(|_| Err(self.no_answer())).map_err(failed)?)))
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<(&'static str, Bytes)>,
+    ) -> Result<(String, Request<Full<Bytes>>), CliError> {
         let base = self.admin.to_string();
         let url = format!("{}{path}", base.trim_end_matches('/'));
         let failed = |error: String| CliError::Admin(format!("{method} {url}: {error}"));
@@ -61,28 +104,19 @@ impl Target {
             let value = value.map_err(|_| failed("the token has characters that no header may have".into()))?;
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        let ca_pem = self.ca_file.as_ref().map(std::fs::read_to_string).transpose()?;
-        let tls = client_tls(ca_pem.as_deref()).map_err(&failed)?;
+        Ok((url, request))
+    }
+
+    fn client(&self) -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, String> {
+        let ca_pem =
+            self.ca_file.as_ref().map(std::fs::read_to_string).transpose().map_err(|error| error.to_string())?;
+        let tls = client_tls(ca_pem.as_deref())?;
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        let exchange = async {
-            let answer = client.request(request).await.map_err(|error| failed(with_causes(&error)))?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            Ok((head.status, body.map_err(|error| failed(error.to_string()))?.to_bytes()))
-        };
-        let answered = timeout(self.timeout, exchange).await;
-        let (status, body) =
-            answered.unwrap_or_else(|_| Err(failed(format!("no answer within {:?}", self.timeout))))?;
-        let text = || String::from_utf8_lossy(&body).trim().to_owned();
-        let body = serde_json::from_slice(&body).unwrap_or_else(|_| match body.is_empty() {
-            true => Value::Null,
-            false => Value::String(text()),
-        });
-        match status.is_success() {
-            true => Ok(body),
-            false => Err(CliError::Admin(refusal(status, &body))),
-        }
+        Ok(Client::builder(TokioExecutor::new()).build(connector))
+    }
+
+    fn no_answer(&self) -> String {
+        format!("no answer within {:?}", self.timeout)
     }
 
     fn token(&self) -> Result<Option<String>, CliError> {
@@ -94,6 +128,16 @@ impl Target {
         };
         Ok(text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
     }
+}
+
+/// A whole body: JSON, or else its text.
+async fn content(body: Unread) -> Result<Value, String> {
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let text = || String::from_utf8_lossy(&body).trim().to_owned();
+    Ok(serde_json::from_slice(&body).unwrap_or_else(|_| match body.is_empty() {
+        true => Value::Null,
+        false => Value::String(text()),
+    }))
 }
 
 /// The words of an answer that refuses, with each problem that it names.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::CliError;
 use super::admin::Target;
+use super::tail::{Tail, tail};
 
 #[derive(Subcommand)]
 pub enum RemoteCommand {
@@ -61,6 +62,12 @@ pub enum RemoteCommand {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Show live messages, with what becomes of them, until Ctrl-C
+    #[command(
+        after_help = "Examples:\n  holdfast tail --endpoint /ws --event 'chat.*'\n  holdfast tail --json --outcome schema_violation\n\n\
+                      It needs a token with the scope `admin`: messages say more than facts about them. `>` came in, `<` goes out."
+    )]
+    Tail(Tail),
     /// Reload the configuration; no socket notices
     Reload(Remote),
     /// Close every connection at a pace, finish what is in flight, and exit
@@ -136,6 +143,7 @@ pub async fn run(command: RemoteCommand) -> Result<ExitCode, CliError> {
             let path = format!("{}?reason={}{code}", whose.path(), encoded(&reason));
             remote.ask(Method::DELETE, &path, None, sum).await
         }
+        RemoteCommand::Tail(arguments) => tail(arguments).await,
         RemoteCommand::Reload(remote) => remote.ask(Method::POST, "/v1/config/reload", None, reloaded).await,
         RemoteCommand::Drain(remote) => remote.ask(Method::POST, "/v1/drain", None, |_| "draining".into()).await,
         RemoteCommand::Probe { live: true, remote } => {
@@ -185,7 +193,7 @@ impl Closed {
     }
 }
 
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
@@ -246,7 +254,7 @@ fn table(answer: &Value) -> String {
 }
 
 /// A value as a person reads it: control characters of strangers do nothing to a terminal.
-fn plain(value: &Value) -> String {
+pub fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),

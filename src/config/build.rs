@@ -23,6 +23,7 @@ use super::raw::{Entry, Used};
 use super::{Fixed, Loaded};
 use crate::drain::DrainSettings;
 use crate::listener::ListenerSettings;
+use crate::recorder::Redaction;
 use crate::routing::{EventName, Pattern, Pointer};
 use crate::schema::Schema;
 use crate::snapshot::{Compression, Draft, EndpointDraft, Heartbeat, OnFailure, RouteDraft, Validate};
@@ -306,6 +307,7 @@ impl Build<'_> {
             compression: compression(entry.get("compression")),
             validate,
             push_schema: self.schema(entry.get("push_schema")),
+            redaction: self.redaction(entry.get("redact")),
             auth: self.auth(entry.get("auth")),
             group_rules,
             conflations,
@@ -336,6 +338,17 @@ impl Build<'_> {
                 EventName::At,
             ),
         }
+    }
+
+    fn redaction(&mut self, entries: &Entry) -> Arc<Redaction> {
+        let mut pointers = Vec::new();
+        for entry in entries.list() {
+            match Pointer::parse(entry.text().unwrap_or_default()) {
+                Ok(pointer) => pointers.push(pointer),
+                Err(error) => self.problem(entry, error.to_string(), "write for instance `/password`".to_owned()),
+            }
+        }
+        Arc::new(Redaction::new(&pointers))
     }
 
     fn upstream_name(&mut self, entry: &Entry) -> Option<String> {

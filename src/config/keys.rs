@@ -199,7 +199,7 @@ const TOKEN: &[Key] = &[
         "scopes",
         List(&Choice(&["read", "push", "admin"])),
         Required,
-        "`read`: everything that only looks. `push`: send, close, join, leave. `admin`: reload, log level, drain.",
+        "`read`: everything that only looks. `push`: send, close, join, leave. `admin`: reload, log level, drain, contents of live messages.",
     ),
 ];
 
@@ -346,6 +346,12 @@ const ENDPOINT: &[Key] = &[
         File,
         Absent("nothing is checked"),
         "JSON Schema file that pushes to this endpoint's connections must fit.",
+    ),
+    hot(
+        "redact",
+        List(&Text),
+        Absent("nothing is hidden"),
+        "JSON Pointers, such as `/password`, whose values nobody who looks at live messages is shown; see [console.md](console.md).",
     ),
     hot(
         "auth",

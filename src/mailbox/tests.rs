@@ -126,14 +126,18 @@ fn a_push_wakes_the_writer() {
 fn the_newest_of_a_key_takes_the_older_one_s_place() {
     let mailbox = Mailbox::new(1000);
     let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-    assert_eq!(mailbox.push_latest(&a, Payload::text("a1")), Offered::Queued);
+    assert_eq!(mailbox.push_latest(&a, Payload::text("a1"), None), Offered::Queued);
     mailbox.push(Payload::text("plain"), None, Urgency::Insistent);
-    assert_eq!(mailbox.push_latest(&b, Payload::text("b1")), Offered::Queued);
-    assert_eq!(mailbox.push_latest(&a, Payload::text("a2 is longer")), Offered::Replaced);
+    assert_eq!(mailbox.push_latest(&b, Payload::text("b1"), None), Offered::Queued);
+    assert_eq!(mailbox.push_latest(&a, Payload::text("a2 is longer"), None), Offered::Replaced);
     assert_eq!(mailbox.used_bytes(), 12 + 5 + 2 + 3 * FRAME_OVERHEAD_BYTES);
     let words: Vec<_> = take(&mailbox).entries.iter().map(|e| e.payload.bytes().clone()).collect();
     assert_eq!(words, ["a2 is longer", "plain", "b1"]);
-    assert_eq!(mailbox.push_latest(&a, Payload::text("a3")), Offered::Queued, "what was taken cannot be replaced");
+    assert_eq!(
+        mailbox.push_latest(&a, Payload::text("a3"), None),
+        Offered::Queued,
+        "what was taken cannot be replaced"
+    );
 }
 
 #[test]
@@ -141,13 +145,13 @@ fn the_newest_is_held_to_the_budget() {
     let mailbox = Mailbox::new(1000);
     let key: Arc<str> = "a".into();
     mailbox.push(text(500), None, Urgency::Insistent);
-    assert_eq!(mailbox.push_latest(&key, text(100)), Offered::Queued);
-    assert_eq!(mailbox.push_latest(&key, text(1000)), Offered::TooLarge);
+    assert_eq!(mailbox.push_latest(&key, text(100), None), Offered::Queued);
+    assert_eq!(mailbox.push_latest(&key, text(1000), None), Offered::TooLarge);
     for len in [300, 1, 372] {
-        assert_eq!(mailbox.push_latest(&key, text(len)), Offered::Replaced);
+        assert_eq!(mailbox.push_latest(&key, text(len), None), Offered::Replaced);
     }
-    assert_eq!(mailbox.push_latest(&key, text(373)), Offered::Overflow);
-    assert_eq!(mailbox.push_latest(&key, text(1)), Offered::Gone);
+    assert_eq!(mailbox.push_latest(&key, text(373), None), Offered::Overflow);
+    assert_eq!(mailbox.push_latest(&key, text(1), None), Offered::Gone);
     assert_eq!(take(&mailbox).close, Some(Close::Cut));
 }
 
@@ -177,7 +181,7 @@ proptest! {
                     model.push((None, number.to_string()));
                 }
                 Step::Push(Some(key)) => {
-                    let offered = mailbox.push_latest(&key.to_string().into(), Payload::text(number.to_string()));
+                    let offered = mailbox.push_latest(&key.to_string().into(), Payload::text(number.to_string()), None);
                     let waiting = model.iter_mut().find(|(waiting, _)| *waiting == Some(key));
                     prop_assert_eq!(offered == Offered::Replaced, waiting.is_some());
                     match waiting {

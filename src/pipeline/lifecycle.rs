@@ -148,6 +148,7 @@ impl Pipeline {
 
     fn event(&self, kind: EventKind, endpoint: &Endpoint, sender: Sender, seq: u64, body: String) -> Event {
         Event {
+            attempts: Default::default(),
             kind,
             connection: sender.id,
             seq,

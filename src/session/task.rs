@@ -1,6 +1,7 @@
 //! The task of one connection: it alone reads and writes the socket, starts the calls and obeys the machine. Dropping it drops its
 //! halves, its calls and its registry entry. Knows the machine, the mailbox, the pipeline; must not know the registry or upstreams.
 
+mod recording;
 mod renewal;
 mod settings;
 
@@ -18,14 +19,15 @@ use super::live::{Closing, Live};
 use super::machine::{Due, Machine, Received};
 use super::socket::{Incoming, Socket, Written};
 use crate::codes::{Cause, CloseCode, ErrorCode};
-use crate::connection::{Connection, network};
+use crate::connection::Connection;
 use crate::deliver::{Deliver, Registration};
-use crate::limits::{Accounts, Entering, Limit, Meters, Who};
-use crate::mailbox::{Close, Offered, Urgency};
+use crate::limits::{Accounts, Limit, Meters};
+use crate::mailbox::{Close, Offered};
 use crate::message::{Ending, Payload, Reject};
 use crate::pipeline::{
     Greeting, Inbound, Pipeline, Prepared, Renewal, Routed, Sender, Verdict, error_frame, token_frame,
 };
+use crate::recorder::Cause as Why;
 use crate::snapshot::{Endpoint, Route};
 use renewal::expiry_of;
 use settings::settings_of;
@@ -99,8 +101,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// is delivered; `place` is dropped then. Not an `async fn`: that would hold the session twice, and the greeting as long.
     pub fn run<P>(mut self, greeting: Greeting, place: P) -> impl Future<Output = ()> {
         let Greeting { token_frame, frame, commands, .. } = greeting;
+        self.record_connected();
         if let Some(frame) = token_frame {
-            self.send(frame);
+            self.send(frame, None);
         }
         self.apply(Verdict { frame, commands, ..Verdict::default() });
         async move {
@@ -187,7 +190,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             progress = true;
             self.refresh();
             let received = self.services.epoch + Duration::from_millis(waiting.received_ms);
-            let inbound = Inbound { seq: waiting.seq, payload: waiting.payload, received };
+            let recording = self.record(waiting.seq, &waiting.payload, received);
+            let inbound = Inbound { seq: waiting.seq, payload: waiting.payload, received, recording };
             match self.services.pipeline.prepare(&self.endpoint, sender_of(&self.connection), inbound) {
                 Prepared::Refused(verdict) => self.apply(verdict),
                 Prepared::Routed(routed) => self.held = Some(routed),
@@ -205,7 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Does what a verdict says: the frame first, then the commands, then the close.
     fn apply(&mut self, verdict: Verdict) {
         if let Some(frame) = verdict.frame {
-            self.send(frame);
+            self.send(frame, Some(if verdict.is_error { Why::Error } else { Why::Answer }));
         }
         for command in &verdict.commands {
             self.services.deliver.run(command, Some(&self.connection.id));
@@ -221,12 +225,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    fn send(&mut self, frame: Payload) {
+    fn send(&mut self, frame: Payload, why: Option<Why>) {
         let len = frame.len();
-        if self.connection.mailbox.push(frame, None, Urgency::Insistent) == Offered::TooLarge {
+        if self.offer(frame, why) == Offered::TooLarge {
             tracing::warn!(connection = %self.connection.id, bytes = len, "a reply is larger than limits.send_buffer");
             let reject = Reject::new(ErrorCode::Internal, "the reply is larger than this connection's send buffer");
-            self.connection.mailbox.push(error_frame(&reject, self.machine.seq()), None, Urgency::Insistent);
+            self.offer(error_frame(&reject, self.machine.seq()), Some(Why::Error));
         }
     }
 
@@ -387,7 +391,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let bytes = payload.len();
         let received = match self.services.pipeline.new_token(&self.endpoint, &payload) {
             Some(token) => self.on_token(now_ms, bytes, token),
-            None => self.machine.on_message(now_ms, payload),
+            None => match self.machine.on_message(now_ms, payload) {
+                limited @ Received::Limited { seq, .. } => {
+                    self.record_limited(seq, bytes);
+                    limited
+                }
+                other => other,
+            },
         };
         if let Received::Limited { seq, excess } = received {
             let verdict = self.services.pipeline.rate_limited(&self.endpoint, seq, excess);
@@ -418,7 +428,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     live.socket.ping();
                 }
             }
-            Due::TokenEnding { left_ms } => self.send(token_frame("expiring", Some(left_ms))),
+            Due::TokenEnding { left_ms } => self.send(token_frame("expiring", Some(left_ms)), None),
             Due::Close(ending) => self.begin_close(ending),
             Due::GiveUp => self.gone(self.machine.ending()),
         }
@@ -432,6 +442,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// The socket is gone: nobody can reach this connection any more; its accepted messages go on.
     fn gone(&mut self, ending: Ending) {
         self.machine.gone(ending);
+        if self.live.is_some() {
+            // While it is in its groups.
+            self.record_disconnected(&self.machine.ending());
+        }
         if self.live.take().is_some() {
             let ending = self.machine.ending();
             self.endpoint.metrics.connections.dec();
@@ -444,33 +458,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 "connection closed"
             );
         }
-    }
-
-    /// Takes over the newest settings of the endpoint.
-    fn refresh(&mut self) {
-        if self.services.pipeline.refresh(&mut self.endpoint) {
-            self.machine.set_settings(settings_of(&self.endpoint));
-            let limits = &self.endpoint.draft.limits;
-            self.connection.mailbox.set_budget(limits.send_buffer);
-            self.connection.set_groups_max(limits.groups);
-            if let Some(live) = &mut self.live {
-                live.socket.set_message_size(limits.message_size);
-                live.socket.set_compression(self.endpoint.draft.compression.as_ref());
-                live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
-                self.meter();
-            }
-        }
-    }
-
-    /// Holds what comes in against the newest rates, and counts this connection where there are new limits on connections.
-    fn meter(&mut self) {
-        let Connection { endpoint, user, remote_addr, .. } = &*self.connection;
-        let who = Who { endpoint, network: network(remote_addr.ip()), user: user.as_ref() };
-        let snapshot = self.services.pipeline.snapshot();
-        let limits = (&self.endpoint.draft.limits.quotas, &snapshot.limits);
-        let meters = self.services.accounts.meter(self.machine.take_meters(), &who, limits, Entering::Open);
-        // An open connection is refused by no limit.
-        self.machine.set_meters(meters.unwrap_or_default());
     }
 
     fn now_ms(&self) -> u64 {

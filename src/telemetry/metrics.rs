@@ -167,6 +167,10 @@ pub struct Metrics {
     pub upstream_waiting: Gauges<UpstreamLabel>,
     /// 0 closed, 1 half open (probing), 2 open.
     pub breaker_state: Family<UpstreamAddress, Gauge<i64, AtomicI64>>,
+    /// Who looks at live messages.
+    pub watchers: Gauge,
+    /// Records that a watcher was too slow for.
+    pub watch_missed: Counter,
     pub spans_dropped: Counter,
     /// Messages to the broker: confirmed, returned, nacked, repeated, abandoned.
     pub amqp_publishes: Counters<UpstreamOutcome>,
@@ -225,6 +229,8 @@ impl Metrics {
             upstream_in_flight: r.add("upstream_in_flight", "Attempts under way"),
             upstream_waiting: r.add("upstream_waiting", "Events that wait for the upstream's `concurrency`"),
             breaker_state: r.add("breaker_state", "0 closed, 1 half open (a probe is under way), 2 open"),
+            watchers: r.add("watchers", "Streams of live messages that are being read (`GET /v1/watch`)"),
+            watch_missed: r.add("watch_missed", "Records that the reader of such a stream was too slow for"),
             spans_dropped: r.add("spans_dropped", "Spans dropped because the queue to the collector was full"),
             amqp_publishes: r.add("amqp_publishes", "Messages to the broker by what became of them"),
             amqp_confirm_duration: r.add_seconds("amqp_confirm_duration", "From a publish to its confirm"),

@@ -98,6 +98,7 @@ impl AmqpUpstream {
             common: self.common.clone(),
         });
         let spread = event.connection.spread();
+        event.attempts.note();
         let published = match &self.publishers {
             Publishers::One(publisher) => publisher.publish(spread, message, deadline).await,
             Publishers::ByExchange(publishers) => {

@@ -24,3 +24,4 @@ mod slow;
 mod telemetry;
 mod tls;
 mod tokens;
+mod watch;

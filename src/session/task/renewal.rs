@@ -29,7 +29,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 let now_ms = self.now_ms();
                 let expiry = expiry_of(&self.endpoint, &grant, now_ms);
                 self.machine.set_expiry(expiry);
-                self.send(token_frame("accepted", expiry.map(|expiry| expiry.ends_ms - now_ms)));
+                self.send(token_frame("accepted", expiry.map(|expiry| expiry.ends_ms - now_ms)), None);
                 if let Some(live) = &mut self.live {
                     live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
                 }

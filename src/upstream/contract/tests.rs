@@ -17,6 +17,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn event(format: Format, body: &'static str) -> Event {
     Event {
+        attempts: Default::default(),
         kind: EventKind::Message,
         connection: ID.parse().expect("an ID"),
         seq: 7,

@@ -142,6 +142,7 @@ impl Batcher {
             return None;
         }
         let shipment = Shipment { id, body, count: parcel.len() };
+        parcel.note_attempt();
         self.events.observe(shipment.count as f64);
         let now = Instant::now();
         let until = latest.min(now + self.client.settings.timeout);

@@ -35,6 +35,7 @@ impl Client {
             let (slot, lease) = self.place(&mut is_newcomer, &history, deadline).await?;
             let now = Instant::now();
             let until = deadline.min(now + self.settings.timeout);
+            event.attempts.note();
             let problem = match self.attempt(&lease.endpoint, event, until).await {
                 Ok(answer) => {
                     lease.report(Verdict::Alive, "");

@@ -83,6 +83,7 @@ impl Rig {
 
 fn event(seq: u64) -> Event {
     Event {
+        attempts: Default::default(),
         kind: EventKind::Message,
         connection: "abcdefgh-abcdefghijklmnopqrst".parse().expect("an ID"),
         seq,

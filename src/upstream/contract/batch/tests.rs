@@ -113,6 +113,7 @@ fn a_response_that_is_no_list_of_answers_is_wrong_for_all() {
 fn events_are_written_with_their_own_traces() {
     use crate::message::{EventKind, Format, Traceparent};
     let event = |seq, format, body: &'static str| Event {
+        attempts: Default::default(),
         kind: EventKind::Message,
         connection: ID.parse().expect("an ID"),
         seq,

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::ids::ConnectionId;
-use crate::message::{Answer, Event, Failure};
+use crate::message::{Answer, Attempts, Event, Failure};
 use crate::upstream::contract::batch;
 
 /// What becomes of one event.
@@ -25,6 +25,7 @@ struct Entry {
     connection: ConnectionId,
     seq: u64,
     deadline: Instant,
+    attempts: Attempts,
     /// Where it begins and ends in the JSON.
     begin: usize,
     end: usize,
@@ -38,7 +39,13 @@ impl Parcel {
         let begin = self.json.len();
         batch::write(&mut self.json, event);
         let (connection, seq, end) = (event.connection, event.seq, self.json.len());
-        self.entries.push(Entry { connection, seq, deadline, begin, end, waiter: Some(waiter) });
+        let attempts = event.attempts.clone();
+        self.entries.push(Entry { connection, seq, deadline, attempts, begin, end, waiter: Some(waiter) });
+    }
+
+    /// An attempt begins.
+    pub fn note_attempt(&self) {
+        self.waiting().for_each(|entry| entry.attempts.note());
     }
 
     /// Events, answered ones too.
