@@ -51,7 +51,7 @@ async fn a_token_in_a_file_rotates_and_nobody_is_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changing_calls_are_in_the_audit_log_without_their_token() {
-    for (audit, lines) in [("changes", 3), ("all", 4)] {
+    for (audit, lines) in [("changes", 4), ("all", 5)] {
         let dir = tempfile::tempdir().expect("a temp folder");
         let path = |name: &str| dir.path().join(name);
         let admin = format!(
@@ -83,6 +83,7 @@ async fn changing_calls_are_in_the_audit_log_without_their_token() {
         };
         let token = "s3cret-s3cret";
         call(Method::GET, "/v1/config", token).await;
+        call(Method::GET, "/v1/watch", token).await;
         call(Method::POST, "/v1/broadcast", token).await;
         call(Method::PUT, "/v1/groups/g/members/abcdefgh-abcdefghijkmnopqrstu", token).await;
         call(Method::POST, "/v1/drain", token).await;
@@ -99,6 +100,7 @@ async fn changing_calls_are_in_the_audit_log_without_their_token() {
         assert!(!text.contains("s3cret") && !text.contains("guessed"), "{text}");
         let join = audited.iter().find(|line| line.contains("/members/")).expect("the join");
         assert!(join.contains("token=\"ci\"") && join.contains("status=410") && join.contains("127.0.0.1:"), "{join}");
+        assert!(audited[0].contains("/v1/watch") && audited[0].contains("status=403"), "{audited:#?}");
         assert!(audited[lines - 2].contains("status=403") && audited[lines - 1].contains("status=401"), "{audited:#?}");
     }
 }

@@ -1,6 +1,6 @@
 //! The commands that ask a running Holdfast: the real program twice, one as the server.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -96,6 +96,56 @@ async fn a_token_is_taken_from_a_file_and_asked_for() {
     std::fs::write(&file, format!("{token}\n")).expect("written");
     let (succeeded, words) = ask(&process, &["connections", "--token-file", file.to_str().expect("a path")], "");
     assert!(succeeded && words.ends_with("0 of 0"), "{words}");
+}
+
+/// Live messages on a terminal: the program twice, one of them asked to end as by Ctrl-C.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_watch_messages_from_a_shell() {
+    let app = Upstream::echo().await;
+    let mut process = Process::start_yaml(&yaml(&app.url(), "", ROUTES), &[]).await;
+    let admin = format!("http://{}", process.admin);
+    let tail = |arguments: &[&str]| {
+        let mut child = Command::new(BINARY)
+            .arg("tail")
+            .args(arguments)
+            .args(["--admin", &admin])
+            .env_remove("HOLDFAST_ADMIN_TOKEN")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines().map(|line| line.expect("text"));
+        (child, lines)
+    };
+    let (mut people, mut lines) = tail(&["--event", "chat.*"]);
+    let (machine, mut records) = tail(&["--json", "--no-data"]);
+    eventually("both watch", async || (process.metric("holdfast_watchers ").await == 2.0).then_some(())).await;
+    let mut client = process.client().await;
+    client.send(r#"{"type":"chat.send","text":"hello"}"#).await;
+    client.text().await;
+    let line = lines.next().expect("a line");
+    assert!(
+        line.contains(" > chat.send answered app ") && line.ends_with(r#"35B {"type":"chat.send","text":"hello"}"#),
+        "{line}"
+    );
+    for kind in ["connected", "in", "out"] {
+        let record: Value = serde_json::from_str(&records.next().expect("a line")).expect("JSON");
+        assert!(record["kind"] == kind || record["direction"] == kind, "{record}");
+        assert!(record["data"].is_null() && (record["size"] == 35 || kind == "connected"), "{record}");
+    }
+    let status = Command::new("kill").args(["-INT", &people.id().to_string()]).status();
+    assert!(status.expect("kill").success() && people.wait().expect("an end").success());
+    // A token is asked for as everywhere, and what is wrong is said.
+    let (succeeded, words) = ask(&process, &["tail", "--connection", "nobody"], "");
+    assert!(!succeeded && words.contains("(400)"), "{words}");
+
+    process.signal("TERM");
+    assert_eq!(process.exit().await, Some(0));
+    let last: Vec<String> = records.collect();
+    assert!(last.last().is_some_and(|line| line.contains(r#""kind":"disconnected""#)), "the drain is seen: {last:?}");
+    let output = machine.wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "holdfast: the server ended the stream\n");
 }
 
 #[test]
