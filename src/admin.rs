@@ -1,12 +1,14 @@
 //! The admin listener: REST commands, health, metrics, configuration, under one table of operations from which `/openapi.json` is
 //! made too. Knows read-only views and `Control`; must not know the pipeline's inside.
 
+mod console;
 mod direct;
 mod guard;
 mod handlers;
 mod openapi;
 mod operations;
 mod server;
+mod stats;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -39,6 +41,8 @@ pub struct AdminSettings {
     pub audit: Audit,
     /// Bytes of one request's body; more is answered 413.
     pub body_size: usize,
+    /// Whether the console is served.
+    pub console: bool,
     pub tls: Option<TlsSettings>,
 }
 
@@ -136,6 +140,18 @@ pub struct AddressStatus {
     pub address: String,
     /// `closed`, `half_open` or `open`.
     pub breaker: &'static str,
+    /// Attempts on the wire.
+    pub in_flight: usize,
+    /// The last attempt that failed, if any did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailureStatus>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct FailureStatus {
+    /// RFC 3339.
+    pub at: String,
+    pub reason: String,
 }
 
 /// The last reload, if it was refused.

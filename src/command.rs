@@ -2,6 +2,7 @@
 //! Knows `deliver`, the registry and the broker; must not know routes, nor how calls are authorised.
 
 mod error;
+pub mod listing;
 pub mod queue;
 pub mod rest;
 pub mod revocations;

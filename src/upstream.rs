@@ -8,7 +8,7 @@ pub mod http;
 pub mod retry;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
@@ -37,6 +37,17 @@ pub struct Upstream {
 enum Client {
     Http(Box<http::HttpUpstream>),
     Amqp(Box<amqp::AmqpUpstream>),
+}
+
+/// An address of an upstream as it is now.
+#[derive(Debug, Clone)]
+pub struct Address {
+    pub label: Arc<str>,
+    /// `closed`, `half_open` or `open`.
+    pub breaker: &'static str,
+    pub in_flight: usize,
+    /// When and why a call to it failed last.
+    pub last_failure: Option<(SystemTime, String)>,
 }
 
 /// An upstream that cannot be made from its settings.
@@ -107,8 +118,8 @@ impl Upstream {
         }
     }
 
-    /// Every address known now, with `closed`, `half_open` or `open`: the state of its breaker.
-    pub fn addresses(&self) -> Vec<(String, &'static str)> {
+    /// Every address known now.
+    pub fn addresses(&self) -> Vec<Address> {
         match &self.client {
             Client::Http(client) => client.addresses(),
             Client::Amqp(_) => Vec::new(),

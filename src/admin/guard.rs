@@ -2,7 +2,7 @@
 //! call does.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,14 +11,14 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{MatchedPath, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use parking_lot::Mutex;
 use secrecy::ExposeSecret as _;
 use tokio::time::Instant;
 
 use super::operations::{OPEN_PATHS, Scope, scope_of};
-use super::{AdminSettings, Audit};
+use super::{AdminSettings, Audit, console};
 use crate::command::ApiError;
 use crate::limits::{Bucket, Rate};
 
@@ -45,6 +45,8 @@ struct Rules {
     keys: Vec<Key>,
     rate: Option<Rate>,
     audit: Audit,
+    /// A certificate says by which names the listener may be called.
+    has_certificate: bool,
 }
 
 struct Key {
@@ -131,6 +133,7 @@ impl Rules {
             keys: settings.tokens.iter().map(key).collect(),
             rate: settings.requests_per_second.map(|per_second| Rate::new(per_second, None)),
             audit: settings.audit,
+            has_certificate: settings.tls.is_some(),
         }
     }
 
@@ -144,14 +147,16 @@ impl Rules {
     }
 }
 
-/// Lets a request pass if its token has the scope of the call. Without tokens anyone who gets here may call, but no page of a browser.
+/// Lets a request pass if its token has the scope of the call. Without tokens anyone who gets here may call, but of a browser's
+/// pages only the console.
 pub async fn authorise(
     State(guard): State<Arc<Guard>>,
     Extension(caller): Extension<Caller>,
     request: Request<Body>,
     next: Next,
 ) -> Response {
-    if OPEN_PATHS.contains(&request.uri().path()) {
+    let path = request.uri().path();
+    if OPEN_PATHS.contains(&path) || console::serves(path) {
         return next.run(request).await;
     }
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
@@ -162,11 +167,14 @@ pub async fn authorise(
 /// The name of the token that lets a request pass, if one must, or the refusal.
 fn admit(rules: &Rules, headers: &HeaderMap, scope: Scope) -> Result<Option<Arc<str>>, Refusal> {
     if rules.keys.is_empty() {
-        if headers.contains_key(ORIGIN) {
-            let message = "a browser's page may not call a listener that has no token; set admin.token";
-            return Err(Refusal(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)));
-        }
-        return Ok(None);
+        return match is_foreign(headers, rules.has_certificate) {
+            false => Ok(None),
+            true => {
+                let message = "a listener that has no token may be called from its own console only, under an address or \
+                               localhost; set admin.token";
+                Err(Refusal(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)))
+            }
+        };
     }
     let Some(key) = rules.key(headers) else {
         let message = "expected `Authorization: Bearer` with a token of admin.token or admin.tokens";
@@ -177,6 +185,25 @@ fn admit(rules: &Rules, headers: &HeaderMap, scope: Scope) -> Result<Option<Arc<
         return Err(Refusal(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)));
     }
     Ok(Some(key.name.clone()))
+}
+
+/// True if some page of a browser may be behind a call: it names another origin than this one, or this listener by a name, which its
+/// owner may have pointed here to make us its own origin (DNS rebinding).
+fn is_foreign(headers: &HeaderMap, has_certificate: bool) -> bool {
+    let text = |name| headers.get(name).map(HeaderValue::to_str);
+    let Some(host) = text(HOST) else { return headers.contains_key(ORIGIN) };
+    let Ok(host) = host else { return true };
+    let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority == host);
+    let is_other_origin = text(ORIGIN).is_some_and(|origin| !origin.is_ok_and(is_own));
+    is_other_origin || !(has_certificate || is_address(host))
+}
+
+/// True for `localhost` and addresses, with a port or without one. Every call passes here: nothing is allocated.
+fn is_address(host: &str) -> bool {
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    host.parse::<SocketAddr>().is_ok()
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
 }
 
 struct Refusal(ApiError);

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::stats::{self, Stats};
 use super::{AdminState, ConfigStatus, Readiness, Reloaded, openapi};
 use crate::command::ApiError;
 use crate::telemetry::classic::{CLASSIC, classic};
@@ -37,6 +38,10 @@ pub async fn metrics(State(state): State<AdminState>, headers: HeaderMap) -> imp
         true => ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text),
         false => ([(CONTENT_TYPE, CLASSIC)], classic(&text)),
     }
+}
+
+pub async fn stats(State(state): State<AdminState>) -> Json<Stats> {
+    Json(stats::stats(&state.metrics.encode()))
 }
 
 pub async fn openapi() -> Json<Value> {

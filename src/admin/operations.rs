@@ -5,7 +5,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use http::Method;
 
 use super::{AdminState, handlers, watch};
-use crate::command::{rest, revocations};
+use crate::command::{listing, rest, revocations};
 
 /// What a request carries.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,15 +102,17 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         method: "get",
         path: "/v1/connections",
-        summary: "List connections",
+        summary: "List connections, the newest first",
         query: &[
             ("limit", "at most this many, 100 unless given, 1000 at most"),
+            ("offset", "leave out this many before them"),
+            ("search", "only with this in ID, endpoint, user, address or the name of a group; case does not matter"),
             ("endpoint", "only of this path"),
             ("user", "only of this user"),
         ],
         body: Body::None,
         answers: &[(200, "The connections, and how many there are in total"), BAD],
-        handler: || get(rest::list),
+        handler: || get(listing::list),
     },
     Operation {
         method: "get",
@@ -283,7 +285,8 @@ pub const OPERATIONS: &[Operation] = &[
         body: Body::None,
         answers: &[(
             200,
-            "Generation, hash, time, endpoints, upstreams with their breakers, what the last reload changed, last error",
+            "Generation, hash, time, endpoints, upstreams with breakers and last failures, what the last reload changed, \
+             last error",
         )],
         handler: || get(handlers::config),
     },
@@ -352,6 +355,15 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "get",
+        path: "/v1/stats",
+        summary: "The metrics that the console plots, added up over endpoints and routes",
+        query: &[],
+        body: Body::None,
+        answers: &[(200, "Connections, messages, events by outcome, upstreams with in flight, attempts and latency")],
+        handler: || get(handlers::stats),
+    },
+    Operation {
+        method: "get",
         path: "/openapi.json",
         summary: "This description",
         query: &[],
@@ -367,7 +379,7 @@ const CLOSE: &[(&str, &str)] = &[
     ("reason", "close reason, at most 123 bytes"),
 ];
 
-/// Calls that probes make without a token.
+/// Calls that probes make without a token. The console's files need none either.
 pub const OPEN_PATHS: &[&str] = &["/healthz", "/readyz"];
 
 /// A router with every call of the table.

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::direct::Direct;
 use super::guard::{Caller, Guard};
-use super::{AdminSettings, AdminState, guard, operations};
+use super::{AdminSettings, AdminState, console, guard, operations};
 use crate::tasks::Tasks;
 use crate::tls::{self, Tls};
 
@@ -40,7 +40,9 @@ pub async fn serve(
 ) {
     let direct =
         Arc::new(Direct { deliver: state.deliver.clone(), guard: guard.clone(), body_bytes_max: settings.body_size });
+    let pages = if settings.console { console::router() } else { Router::new() };
     let router = operations::router()
+        .merge(pages)
         .layer(DefaultBodyLimit::max(settings.body_size))
         .layer(middleware::from_fn_with_state(guard, guard::authorise))
         .layer(middleware::from_fn(guard::shape))

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -74,6 +74,10 @@ impl Server {
     }
 
     async fn start_with(tokens: &[(&str, &str, &[Scope])], requests_per_second: Option<u32>, audit: Audit) -> Self {
+        Self::start_as(tokens, |settings| AdminSettings { requests_per_second, audit, ..settings }).await
+    }
+
+    async fn start_as(tokens: &[(&str, &str, &[Scope])], change: impl FnOnce(AdminSettings) -> AdminSettings) -> Self {
         let metrics = Arc::new(Metrics::new());
         let limits = NodeLimits {
             connections: 9,
@@ -97,11 +101,13 @@ impl Server {
                     scopes: scopes.to_vec(),
                 })
                 .collect(),
-            requests_per_second,
-            audit,
+            requests_per_second: None,
+            audit: Audit::Changes,
             body_size: 1000,
+            console: true,
             tls: None,
         };
+        let settings = change(settings);
         let state = AdminState { deliver: deliver.clone(), metrics, control: Arc::new(Fake::default()) };
         let stop = watch::Sender::new(false);
         let tasks = Tasks::new();
@@ -118,11 +124,15 @@ impl Server {
 
     /// A connection without a socket: what is pushed to it stays in its mailbox.
     fn connection(&self) -> (ConnectionId, Registration) {
+        self.connection_of("ann")
+    }
+
+    fn connection_of(&self, user: &str) -> (ConnectionId, Registration) {
         let id = ConnectionId::random(NodeId::random());
         let connection = Connection::new(Opening {
             id,
             endpoint: "/ws".into(),
-            user: Some("ann".into()),
+            user: Some(user.into()),
             context: None,
             grant: None,
             remote_addr: self.addr,
@@ -134,11 +144,25 @@ impl Server {
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, Value) {
+        let (head, body) = self.ask_raw(method, path, headers, body).await;
+        (head.status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    async fn ask_raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (response::Parts, Bytes) {
         let stream = TcpStream::connect(self.addr).await.expect("connected");
         let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
         Tasks::new().spawn(connection);
         let method: Method = method.to_uppercase().parse().expect("a method");
-        let mut request = Request::builder().method(method).uri(path).header("host", "x");
+        let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "localhost");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -146,10 +170,9 @@ impl Server {
         let (head, body) = send.send_request(request).await.expect("an answer").into_parts();
         if head.status == 200 && path.starts_with("/v1/watch") {
             // It goes on and on.
-            return (head.status, Value::Null);
+            return (head, Bytes::new());
         }
-        let body = body.collect().await.expect("a body").to_bytes();
-        (head.status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+        (head, body.collect().await.expect("a body").to_bytes())
     }
 }
 
@@ -366,4 +389,97 @@ fn calls_in_the_documents_are_in_the_table() {
     }
     assert!(wrong.is_empty(), "no such call: {wrong:#?}");
     assert!(found > 25, "found {found} calls");
+
+#[tokio::test]
+async fn the_console_is_open_strict_and_kept_by_browsers_until_it_changes() {
+    let server = Server::start(Some("secret")).await;
+    let (head, _) = server.ask_raw("GET", "/", &[], "").await;
+    assert_eq!(head.status, 307);
+    assert_eq!(head.headers["location"], "console");
+    let (head, page) = server.ask_raw("GET", "/console", &[], "").await;
+    assert_eq!(head.status, 200);
+    assert_eq!(head.headers["content-type"], "text/html; charset=utf-8");
+    let page = String::from_utf8(page.to_vec()).expect("text");
+    let named: Vec<&str> = page.split('"').filter(|part| part.starts_with("console/")).collect();
+    assert_eq!(named, ["console/console.css", "console/console.js"]);
+    for path in ["console", "console/console.css", "console/console.js", "console/api.js"] {
+        let path = format!("/{path}");
+        let (head, body) = server.ask_raw("GET", &path, &[], "").await;
+        let header = |name: &str| head.headers[name].to_str().expect("text");
+        assert_eq!((head.status.as_u16(), body.is_empty()), (200, false), "{path}");
+        let policy = header("content-security-policy");
+        for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'none'"] {
+            assert!(policy.split(';').any(|found| found.trim() == rule), "{policy}");
+        }
+        assert_eq!((header("x-content-type-options"), header("referrer-policy")), ("nosniff", "no-referrer"));
+        assert_eq!(header("cache-control"), "no-cache");
+        let tag = header("etag");
+        let (again, body) = server.ask_raw("GET", &path, &[("if-none-match", &format!("\"x\", W/{tag}"))], "").await;
+        assert_eq!((again.status.as_u16(), body.len()), (304, 0), "{path}");
+        assert_eq!(again.headers["etag"], head.headers["etag"]);
+        assert_eq!(server.ask_raw("GET", &path, &[("if-none-match", "\"x\"")], "").await.0.status, 200);
+    }
+    let hidden = Server::start_as(&[], |settings| AdminSettings { console: false, ..settings }).await;
+    for path in ["/", "/console", "/console/console.js"] {
+        assert_eq!(hidden.ask("GET", path, &[], "").await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_token_no_page_but_the_console_may_call() {
+    let server = Server::start(None).await;
+    for (host, origin, status) in [
+        ("127.0.0.1:8001", "http://127.0.0.1:8001", 202),
+        ("localhost:8001", "http://localhost:8001", 202),
+        ("[::1]:8001", "http://[::1]:8001", 202),
+        ("127.0.0.1:8001", "http://127.0.0.1:3000", 403),
+        ("127.0.0.1:8001", "http://evil.example", 403),
+        ("127.0.0.1:8001", "null", 403),
+        // A name that its owner pointed at 127.0.0.1: for the browser it is one origin.
+        ("evil.example:8001", "http://evil.example:8001", 403),
+    ] {
+        let (found, answer) = server.ask("POST", "/v1/drain", &[("host", host), ("origin", origin)], "").await;
+        assert_eq!(found.as_u16(), status, "{host} {origin}: {answer}");
+    }
+    // A page's own GET says no origin.
+    assert_eq!(server.ask("GET", "/v1/config", &[("host", "evil.example:8001")], "").await.0, 403);
+    assert_eq!(server.ask("GET", "/v1/config", &[("host", "127.0.0.2:8001")], "").await.0, 200);
+    assert_eq!(server.ask("GET", "/healthz", &[("host", "evil.example:8001")], "").await.0, 200);
+}
+
+#[tokio::test]
+async fn connections_are_searched_and_listed_in_pages_the_newest_first() {
+    let server = Server::start(None).await;
+    let mut kept = Vec::new();
+    for user in ["ann", "Ben", "cho", "dora"] {
+        kept.push(server.connection_of(user));
+    }
+    let ids: Vec<String> = kept.iter().rev().map(|(id, _)| id.to_string()).collect();
+    assert_eq!(server.ask("PUT", &format!("/v1/groups/room%3A7/members/{}", ids[3]), &[], "").await.0, 204);
+    let listed = |path: &str| {
+        let (server, path) = (&server, format!("/v1/connections?{path}"));
+        async move {
+            let (_, answer) = server.ask("GET", &path, &[], "").await;
+            let ids = answer["connections"].as_array().expect("a list").iter();
+            (answer["total"].as_u64(), ids.map(|c| c["id"].as_str().expect("an ID").to_owned()).collect::<Vec<_>>())
+        }
+    };
+    assert_eq!(listed("").await, (Some(4), ids.clone()));
+    assert_eq!(listed("limit=2").await, (Some(4), ids[..2].to_vec()));
+    assert_eq!(listed("limit=2&offset=1").await, (Some(4), ids[1..3].to_vec()));
+    assert_eq!(listed("offset=3").await, (Some(4), ids[3..].to_vec()));
+    assert_eq!(listed("limit=3&offset=9").await, (Some(4), vec![]));
+    for (search, found) in [
+        ("ben", vec![2]),
+        ("OOM%3A7", vec![3]),
+        ("127.0.0.1", vec![0, 1, 2, 3]),
+        ("%2Fws", vec![0, 1, 2, 3]),
+        ("nobody", vec![]),
+        ("+", vec![0, 1, 2, 3]),
+    ] {
+        let found: Vec<String> = found.into_iter().map(|at: usize| ids[at].clone()).collect();
+        assert_eq!(listed(&format!("search={search}")).await, (Some(found.len() as u64), found), "{search}");
+    }
+    assert_eq!(listed(&format!("search={}", &ids[1][12..])).await, (Some(1), vec![ids[1].clone()]));
+    assert_eq!(listed("search=127.0.0.1&user=cho").await, (Some(1), vec![ids[1].clone()]));
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use super::Rabbitmq;
 use super::reload::{Reload, Reloader};
-use crate::admin::{AddressStatus, BrokerConnection, BrokerStatus, ConfigStatus, Control, LastError, Readiness};
-use crate::admin::{Reloaded, UpstreamStatus};
+use crate::admin::{AddressStatus, BrokerConnection, BrokerStatus, ConfigStatus, Control, FailureStatus, LastError};
+use crate::admin::{Readiness, Reloaded, UpstreamStatus};
 use crate::amqp::LinkStatus;
 use crate::drain::Drain;
 use crate::telemetry::logging::LogHandle;
+use crate::upstream::Address;
 
 pub struct AppControl {
     pub reloader: Arc<Reloader>,
@@ -21,9 +22,6 @@ pub struct AppControl {
 impl Control for AppControl {
     fn config_status(&self) -> ConfigStatus {
         let snapshot = self.reloader.pipeline().snapshot();
-        let addresses = |list: Vec<(String, &'static str)>| {
-            list.into_iter().map(|(address, breaker)| AddressStatus { address, breaker }).collect()
-        };
         let mut endpoints: Vec<_> = snapshot.endpoints().map(|endpoint| endpoint.draft.path.to_string()).collect();
         endpoints.sort();
         ConfigStatus {
@@ -35,7 +33,7 @@ impl Control for AppControl {
                 .upstreams()
                 .map(|upstream| UpstreamStatus {
                     name: upstream.name().to_owned(),
-                    addresses: addresses(upstream.addresses()),
+                    addresses: upstream.addresses().into_iter().map(address_status).collect(),
                     error: upstream.error(),
                 })
                 .collect(),
@@ -86,6 +84,13 @@ impl Control for AppControl {
     fn set_log_level(&self, level: &str) -> Result<(), String> {
         self.log.set_level(level)
     }
+}
+
+fn address_status(address: Address) -> AddressStatus {
+    let Address { label, breaker, in_flight, last_failure } = address;
+    let last_failure =
+        last_failure.map(|(at, reason)| FailureStatus { at: humantime::format_rfc3339_millis(at).to_string(), reason });
+    AddressStatus { address: label.to_string(), breaker, in_flight, last_failure }
 }
 
 fn broker_status(rabbitmq: &Rabbitmq) -> BrokerStatus {

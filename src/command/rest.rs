@@ -20,15 +20,13 @@ use crate::ids::ConnectionId;
 use crate::message::command::{close_code, close_reason, name};
 use crate::message::{Command, Payload, Target};
 
-type Api<T> = Result<T, ApiError>;
-type Delivering = State<Arc<Deliver>>;
+pub(super) type Api<T> = Result<T, ApiError>;
+pub(super) type Delivering = State<Arc<Deliver>>;
 
 /// How long a push waits for its bytes to be written unless it says so.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const JSON: (HeaderName, HeaderValue) = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
-const LIST_DEFAULT: usize = 100;
-const LIST_MAX: usize = 1000;
 
 #[derive(Deserialize)]
 pub struct PushQuery {
@@ -47,13 +45,6 @@ pub struct CloseQuery {
     code: Option<u16>,
     #[serde(default)]
     reason: String,
-}
-
-#[derive(Deserialize)]
-pub struct ListQuery {
-    limit: Option<usize>,
-    endpoint: Option<String>,
-    user: Option<String>,
 }
 
 pub async fn push(
@@ -80,26 +71,6 @@ pub async fn push_to(
         Outcome::Written => Ok(([JSON], r#"{"outcome":"written"}"#).into_response()),
         refused => Err(ApiError::of_outcome(refused)),
     }
-}
-
-pub async fn list(State(deliver): Delivering, Query(query): Query<ListQuery>) -> Api<Json<Value>> {
-    let limit = query.limit.unwrap_or(LIST_DEFAULT);
-    if limit > LIST_MAX {
-        return Err(ApiError::bad_request(format!("expected a limit of at most {LIST_MAX}, found {limit}")));
-    }
-    let mut total = 0_usize;
-    let mut connections = Vec::new();
-    deliver.registry().for_each(|connection| {
-        let fits = query.endpoint.as_deref().is_none_or(|path| *connection.endpoint == *path)
-            && query.user.as_deref().is_none_or(|user| connection.user.as_deref() == Some(user));
-        if fits {
-            total += 1;
-            if connections.len() < limit {
-                connections.push(facts(connection));
-            }
-        }
-    });
-    Ok(Json(json!({"total": total, "connections": connections})))
 }
 
 pub async fn get(State(deliver): Delivering, Path(id): Path<String>) -> Api<Json<Value>> {
@@ -223,7 +194,7 @@ fn close_command(to: Target, query: CloseQuery) -> Api<Command> {
     Ok(Command::Close { to, code, reason: close_reason(query.reason).map_err(ApiError::bad_request)? })
 }
 
-fn facts(connection: &Connection) -> Value {
+pub(super) fn facts(connection: &Connection) -> Value {
     json!({
         "id": connection.id.as_str(),
         "endpoint": connection.endpoint,

@@ -184,6 +184,7 @@ const ADMIN: &[Key] = &[
         "Calls that the log tells of under `holdfast::audit`: all that change something but sends, or those too.",
     ),
     cold("body_size", Size(KIB, GIB), Is("1MiB"), "Bytes of one request's body; more is answered 413."),
+    cold("console", FLAG, Is("true"), "Whether `/console` is served: a page for people, which calls with their token."),
     hot(
         "tls",
         Map(TLS),

@@ -23,6 +23,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::Address;
 use super::contract::Contract;
 use crate::backoff::Backoff;
 use crate::message::{Answer, Event, Failure};
@@ -146,8 +147,8 @@ impl HttpUpstream {
         Batcher::new(self.client.clone(), settings, events)
     }
 
-    /// Every address known now with its breaker's state.
-    pub fn addresses(&self) -> Vec<(String, &'static str)> {
+    /// Every address known now.
+    pub fn addresses(&self) -> Vec<Address> {
         self.client.endpoints.addresses()
     }
 }

@@ -31,6 +31,7 @@ impl Build<'_> {
             tokens,
             requests_per_second: admin.get("requests_per_second").number().and_then(|n| u32::try_from(n).ok()),
             audit: if admin.get("audit").text() == Some("all") { Audit::All } else { Audit::Changes },
+            console: admin.get("console").is_true(),
             body_size: admin.get("body_size").size(),
             tls,
         }

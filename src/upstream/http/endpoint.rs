@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::super::Address;
 use super::super::breaker::{Admission, Breaker, Change, Verdict};
 use super::meters::Meters;
 use super::news::News;
@@ -31,6 +32,7 @@ pub struct Endpoint {
 
 struct Guard {
     breaker: Breaker,
+    failed_at: Option<SystemTime>,
     last_failure: String,
 }
 
@@ -69,7 +71,7 @@ impl Endpoint {
             address,
             label: label.into(),
             pool: Pool::new(settings.pool_idle_timeout),
-            guard: Mutex::new(Guard { breaker, last_failure: String::new() }),
+            guard: Mutex::new(Guard { breaker, failed_at: None, last_failure: String::new() }),
             in_flight: AtomicUsize::new(0),
             meters,
             news,
@@ -108,19 +110,17 @@ impl Endpoint {
         self.meters.set_breaker(&self.label, state);
     }
 
-    pub fn state(&self) -> &'static str {
-        self.guard.lock().breaker.state()
-    }
-
-    /// Why the last failed call to this address failed.
-    pub fn last_failure(&self) -> String {
-        self.guard.lock().last_failure.clone()
+    pub fn status(&self) -> Address {
+        let guard = self.guard.lock();
+        let last_failure = guard.failed_at.map(|at| (at, guard.last_failure.clone()));
+        Address { label: self.label.clone(), breaker: guard.breaker.state(), in_flight: self.in_flight(), last_failure }
     }
 
     fn report(&self, admission: Admission, verdict: Verdict, reason: &str) {
         let change = {
             let mut guard = self.guard.lock();
             if verdict == Verdict::Failed {
+                guard.failed_at = Some(SystemTime::now());
                 guard.last_failure.clear();
                 guard.last_failure.push_str(reason);
             }

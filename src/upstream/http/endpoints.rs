@@ -18,6 +18,7 @@ use super::meters::Meters;
 use super::news::{News, Turn};
 use super::target::Target;
 use crate::tasks::Tasks;
+use crate::upstream::Address;
 
 /// A look-up that takes longer has failed.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -180,13 +181,13 @@ impl Endpoints {
             return self.lookup.lock().error.clone().unwrap_or_else(|| "no address is known yet".into());
         }
         let failures: Vec<String> =
-            list.iter().map(|endpoint| endpoint.last_failure()).filter(|f| !f.is_empty()).collect();
+            list.iter().filter_map(|endpoint| endpoint.status().last_failure).map(|(_, reason)| reason).collect();
         format!("every address is set aside: {}", failures.join("; "))
     }
 
-    /// Every address with its breaker's state.
-    pub fn addresses(&self) -> Vec<(String, &'static str)> {
-        self.list.load().iter().map(|endpoint| (endpoint.label.to_string(), endpoint.state())).collect()
+    /// Every address as it is now.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.list.load().iter().map(|endpoint| endpoint.status()).collect()
     }
 
     /// Closes idle connections and shows gauges again, which a replaced client may have taken along.
@@ -332,7 +333,8 @@ mod tests {
     }
 
     fn states(endpoints: &Endpoints) -> Vec<(String, &'static str)> {
-        let mut states = endpoints.addresses();
+        let address = |address: Address| (address.label.to_string(), address.breaker);
+        let mut states: Vec<_> = endpoints.addresses().into_iter().map(address).collect();
         states.sort();
         states
     }

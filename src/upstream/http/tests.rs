@@ -77,7 +77,7 @@ impl Rig {
     }
 
     fn state(&self) -> &'static str {
-        self.upstream.addresses()[0].1
+        self.upstream.addresses()[0].breaker
     }
 }
 
@@ -312,7 +312,7 @@ async fn a_dead_address_costs_nothing_but_a_look() {
         rig.call(seq, ms(5000)).await.expect("answered by the other address");
     }
     assert_eq!((rig.attempts("connect_error"), server.requests()), (3, 100));
-    let states: Vec<_> = rig.upstream.addresses().into_iter().map(|(_, state)| state).collect();
+    let states: Vec<_> = rig.upstream.addresses().into_iter().map(|address| address.breaker).collect();
     assert_eq!(states, ["open", "closed"]);
 }
 
@@ -489,7 +489,7 @@ async fn a_name_is_looked_up_and_unknown_ones_say_so() {
     let results = join_all((1..=20).map(|seq| rig.call(seq, ms(5000)))).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     let known = rig.upstream.addresses();
-    assert!(known.iter().any(|(address, _)| *address == format!("localhost:{port} (127.0.0.1)")), "{known:?}");
+    assert!(known.iter().any(|known| *known.label == format!("localhost:{port} (127.0.0.1)")), "{known:?}");
     let rig = Rig::new(&settings(&["http://nowhere.invalid/".into()]));
     let result = rig.call(1, ms(2000)).await;
     assert!(is_unavailable(&result, "nowhere.invalid") || is_unavailable(&result, "no address"), "{result:?}");
