@@ -37,7 +37,7 @@ async function request(method, path, { body, type, signal, accept } = {}) {
   }
   if (answer.ok) return answer;
   const refusal = await answer.json().catch(() => ({}));
-  const refused = new Refused(answer.status, refusal.error ?? refusal);
+  const refused = new Refused(answer.status, { ...refusal, ...refusal.error });
   if (answer.status === 401) hooks.unauthorised(token.get() ? "This token is not known here." : "");
   throw refused;
 }

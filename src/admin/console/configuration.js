@@ -69,5 +69,9 @@ function showDiff({ last_diff: changes }) {
 }
 
 function written(value) {
-  return value == null ? "–" : typeof value === "string" ? value : JSON.stringify(value);
+  if (value == null) return "–";
+  if (typeof value === "string") return value;
+  if (Array.isArray(value) && value.every(item => typeof item === "string")) return value.join("\n");
+  if (typeof value !== "object" || Array.isArray(value)) return JSON.stringify(value);
+  return Object.entries(value).map(([key, part]) => `${key}: ${typeof part === "string" ? part : JSON.stringify(part)}`).join("\n");
 }

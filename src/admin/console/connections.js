@@ -103,7 +103,7 @@ function makeRow({ id, endpoint, remote_addr }) {
   const cell = (name, kind) => cells[name] = element("td", { class: kind });
   const node = element("tr", { onclick: event => { if (!event.target.closest("a")) location.hash = `#/connections/${id}`; } },
     element("th", { scope: "row" }, element("a", { class: "mono", href: `#/connections/${id}` }, id)),
-    cell("user"), element("td", { class: "wide mono" }, endpoint), cell("groups", "wide clipped"), element("td", { class: "wide mono" }, remote_addr),
+    cell("user", "clipped"), element("td", { class: "wide mono" }, endpoint), cell("groups", "wide clipped"), element("td", { class: "wide mono" }, remote_addr),
     cell("age", "number"), cell("in", "number wide"), cell("out", "number wide"), cell("waiting", "number wide"));
   function update({ user, groups, opened_at, received, sent, mailbox_bytes }) {
     text(cells.user, user ?? "–");

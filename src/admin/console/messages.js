@@ -5,8 +5,8 @@ import { age, brief, bytes, clock, element, facts, number, svg, table, text } fr
 
 const SHOWN = 100;
 const AGAIN_MS = 3000;
-const COLUMNS = [["Time"], ["", "arrow"], ["Event"], ["Size", "number wide"], ["Rule and schema", "wide"], ["Upstream", "wide"], ["Outcome"],
-  ["Time per stage", "stages"]];
+const COLUMNS = [["Time", "time"], ["", "arrow"], ["Event"], ["Size", "number size wide"], ["Rule and schema", "rule wide"],
+  ["Upstream", "upstream wide"], ["Outcome", "outcome"], ["Time per stage", "stages"]];
 /** The order and the colours of stages; others come behind them. */
 const STAGES = ["waited", "checked", "upstream"];
 
@@ -96,7 +96,7 @@ function show(record) {
     element("td", { class: "arrow" }, element("span", { "aria-hidden": "true" }, isIn ? "→" : "←"), element("span", { class: "unseen" }, record.direction)),
     element("th", { scope: "row" }, open),
     element("td", { class: "number wide" }, bytes(record.size)),
-    element("td", { class: "wide two" }, element("span", {}, record.route ?? ""), element("small", {}, schema(record))),
+    element("td", { class: "wide two" }, element("span", {}, record.route ?? ""), element("small", {}, schema(record, true))),
     element("td", { class: "wide two" }, element("span", {}, record.upstream ?? ""), element("small", {}, attempts(record))),
     element("td", { class: isGood ? "" : "failed" }, record.outcome ?? ""),
     element("td", { class: "stages" }, bar(record.stages_us)));
@@ -113,12 +113,22 @@ function notice(record) {
     element("td", { class: "mono" }, record.time ? clock(record.time) : ""), element("td", { colspan: COLUMNS.length - 1 }, words));
 }
 
-function schema({ schema }) {
-  return schema ? `${schema.file} @ ${schema.hash}` : "";
+function schema({ schema }, isShort = false) {
+  return schema ? `${isShort ? schema.file.split("/").at(-1) : schema.file} @ ${schema.hash}` : "";
 }
 
-function attempts({ attempts, generation }) {
-  return attempts == null ? "" : `${attempts} ${attempts === 1 ? "attempt" : "attempts"}, generation ${generation}`;
+function attempts({ attempts }) {
+  return attempts == null ? "" : `${attempts} ${attempts === 1 ? "attempt" : "attempts"}`;
+}
+
+/** Indented, where it is whole and JSON. */
+function written({ data, cut }) {
+  if (data == null || cut) return data ?? "not shown";
+  try {
+    return JSON.stringify(JSON.parse(data), null, 2);
+  } catch {
+    return data;
+  }
 }
 
 function stagesOf(stages) {
@@ -149,8 +159,9 @@ function detail(record) {
   const note = record.cut ? `the first of ${bytes(record.size)}` : "";
   return [
     element("dl", { class: "facts" }, facts([["Number", record.seq], ["Size", bytes(record.size)], ["Rule", record.route], ["Schema", schema(record)],
-      ["Upstream", record.upstream && `${record.upstream}, ${attempts(record)}`], ["Cause", record.cause], ["Time", times]])),
-    element("pre", { tabindex: "0", "aria-label": "Data" }, record.data ?? "not shown"),
+      ["Upstream", record.upstream && `${record.upstream}, ${attempts(record)}`], ["Generation", record.generation], ["Cause", record.cause],
+      ["Stages", times]])),
+    element("pre", { tabindex: "0", "aria-label": "Data" }, written(record)),
     note && element("p", { class: "hint" }, note),
   ].filter(Boolean);
 }
