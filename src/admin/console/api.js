@@ -25,7 +25,8 @@ export class Refused extends Error {
 
 async function request(method, path, { body, type, signal, accept } = {}) {
   const headers = {};
-  if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
+  const used = token.get();
+  if (used) headers.Authorization = `Bearer ${used}`;
   if (type) headers["Content-Type"] = type;
   if (accept) headers.Accept = accept;
   let answer;
@@ -38,7 +39,11 @@ async function request(method, path, { body, type, signal, accept } = {}) {
   if (answer.ok) return answer;
   const refusal = await answer.json().catch(() => ({}));
   const refused = new Refused(answer.status, { ...refusal, ...refusal.error });
-  if (answer.status === 401) hooks.unauthorised(token.get() ? "This token is not known here." : "");
+  // Of several calls with one token the first tells.
+  if (answer.status === 401 && used === token.get()) {
+    token.forget();
+    hooks.unauthorised(used ? "This token is not known here." : "");
+  }
   throw refused;
 }
 

@@ -60,12 +60,12 @@ function showRefusal(section, error) {
 function showDiff({ last_diff: changes }) {
   const heading = element("h2", {}, "What the last reload changed");
   if (!changes?.length) return [heading, element("p", { class: "empty" }, "Nothing since the start.")];
-  const rows = changes.map(change => typeof change === "string"
-    ? element("tr", {}, element("td", { class: "mono", colspan: 4 }, change))
-    : element("tr", { class: change.change },
-      element("th", { scope: "row", class: "mono" }, change.path), element("td", {}, change.change),
-      element("td", { class: "mono from" }, written(change.from)), element("td", { class: "mono to" }, written(change.to))));
-  return [heading, table("Changes", [["Where"], ["What"], ["Before"], ["Now"]], element("tbody", {}, rows))];
+  const rows = changes.map(({ path, change, from, to }) => element("tr", {},
+    element("th", { scope: "row", class: "mono" }, path), element("td", { class: "kind" }, change),
+    element("td", { class: "mono from" }, written(from)), element("td", { class: "mono to" }, written(to))));
+  const shown = table("Changes", [["Where"], ["What", "kind"], ["Before"], ["Now"]], element("tbody", {}, rows));
+  shown.classList.add("changes");
+  return [heading, shown];
 }
 
 function written(value) {

@@ -153,9 +153,9 @@ function tell() {
   trouble.hidden = !refused || refused.status === 401;
   text(trouble, refused && refused.status !== 401 ? words(refused) : "");
   const state = $("state");
-  state.className = `state ${ready?.ready === false ? "wary" : config?.last_error ? "bad" : ""}`;
-  text(state, !config ? "" : ready?.ready === false ? `not ready: ${ready.reason ?? "draining"}`
-    : `generation ${config.generation}${config.last_error ? ", a reload was refused" : ""}`);
+  state.className = `state ${ready?.ready === false || config?.last_error ? "bad" : ""}`;
+  text($("generation"), config ? `generation ${config.generation}` : "");
+  text($("warning"), ready?.ready === false ? `not ready: ${ready.reason ?? "draining"}` : config?.last_error ? "reload refused" : "");
 }
 
 function words(refused) {

@@ -6,7 +6,7 @@ import { age, brief, bytes, clock, element, facts, number, svg, table, text } fr
 const SHOWN = 100;
 const AGAIN_MS = 3000;
 const COLUMNS = [["Time", "time"], ["", "arrow"], ["Event"], ["Size", "number size wide"], ["Rule and schema", "rule wide"],
-  ["Upstream", "upstream wide"], ["Outcome", "outcome"], ["Time per stage", "stages"]];
+  ["Upstream", "upstream wide"], ["Outcome", "outcome"], ["Stages", "stages"]];
 /** The order and the colours of stages; others come behind them. */
 const STAGES = ["waited", "checked", "upstream"];
 
@@ -92,13 +92,13 @@ function show(record) {
   } }, name ?? "–");
   const isGood = ["answered", "accepted", "delivered", "written"].includes(record.outcome);
   const row = element("tr", { class: isIn ? "in" : "out" },
-    element("td", { class: "mono" }, element("time", { datetime: record.time }, clock(record.time))),
+    element("td", { class: "mono" }, time(record)),
     element("td", { class: "arrow" }, element("span", { "aria-hidden": "true" }, isIn ? "→" : "←"), element("span", { class: "unseen" }, record.direction)),
     element("th", { scope: "row" }, open),
     element("td", { class: "number wide" }, bytes(record.size)),
     element("td", { class: "wide two" }, element("span", {}, record.route ?? ""), element("small", {}, schema(record, true))),
     element("td", { class: "wide two" }, element("span", {}, record.upstream ?? ""), element("small", {}, attempts(record))),
-    element("td", { class: isGood ? "" : "failed" }, record.outcome ?? ""),
+    element("td", { class: isGood ? "outcome" : "outcome failed" }, record.outcome ?? ""),
     element("td", { class: "stages" }, bar(record.stages_us)));
   return [row, more];
 }
@@ -110,7 +110,12 @@ function notice(record) {
     missed: `${number(record.count ?? 0)} records were missed: they came faster than this page took them`,
   }[record.kind] ?? record.kind;
   return element("tr", { class: "notice" },
-    element("td", { class: "mono" }, record.time ? clock(record.time) : ""), element("td", { colspan: COLUMNS.length - 1 }, words));
+    element("td", { class: "mono" }, record.time ? time(record) : ""), element("td", { colspan: COLUMNS.length - 1 }, words));
+}
+
+function time({ time }) {
+  const [seconds, rest] = clock(time).split(".");
+  return element("time", { datetime: time }, seconds, element("span", { class: "wide" }, `.${rest}`));
 }
 
 function schema({ schema }, isShort = false) {
@@ -160,7 +165,7 @@ function detail(record) {
   return [
     element("dl", { class: "facts" }, facts([["Number", record.seq], ["Size", bytes(record.size)], ["Rule", record.route], ["Schema", schema(record)],
       ["Upstream", record.upstream && `${record.upstream}, ${attempts(record)}`], ["Generation", record.generation], ["Cause", record.cause],
-      ["Stages", times]])),
+      ["Outcome", record.outcome], ["Stages", times]])),
     element("pre", { tabindex: "0", "aria-label": "Data" }, written(record)),
     note && element("p", { class: "hint" }, note),
   ].filter(Boolean);

@@ -1,6 +1,6 @@
 // What the node does now: plots, upstreams, the broker.
 
-import { brief, element, moment, number, rate, table } from "./dom.js";
+import { age, brief, element, number, rate, table } from "./dom.js";
 import { plot } from "./plot.js";
 import * as stats from "./stats.js";
 
@@ -57,9 +57,13 @@ function showUpstreams(list) {
       const state = error ? mark("bad", "failing") : mark("good", "ready");
       return [row(true, "–", state, figures ? number(figures.inFlight) : "", error ?? "")];
     }
-    return addresses.map(({ address, breaker, in_flight, last_failure }, i) => row(i === 0, address,
-      mark(...BREAKERS[breaker] ?? ["wary", breaker]), number(in_flight),
-      last_failure ? element("span", {}, moment(last_failure.at), ` ${last_failure.reason}`) : ""));
+    return addresses.map(({ address, breaker, in_flight, last_failure }, i) => {
+      const failure = last_failure ? `${age(Date.now() - new Date(last_failure.at))} ago: ${last_failure.reason}` : "";
+      const state = element("span", {}, mark(...BREAKERS[breaker] ?? ["wary", breaker]));
+      // Where its own column is hidden.
+      if (breaker !== "closed") state.append(element("small", { class: "thin" }, failure));
+      return row(i === 0, address, state, number(in_flight), failure);
+    });
   });
   return table("Upstreams", [["Name"], ["Address", "wide"], ["Breaker"], ["In flight", "number wide"], ["Attempts/s", "number"],
     ["Failed/s", "number wide"], ["Waiting", "number wide"], ["p50", "number"], ["p99", "number wide"], ["Last failure", "wide"]],
