@@ -117,7 +117,7 @@ impl Pushed {
         stream.set_nodelay(true).expect("nodelay");
         let mut read = vec![0; 1 << 16];
         let opened = client.stream.local_addr().expect("an address");
-        stream.write_all(b"GET /v1/connections?limit=1000 HTTP/1.1\r\nhost: a\r\n\r\n").expect("sent");
+        stream.write_all(b"GET /v1/connections?limit=1000 HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("sent");
         let list = body(&mut stream, &mut read);
         let about = find(list, opened.to_string().as_bytes()).expect("the connection in the list");
         let at = list[..about].windows(6).rposition(|window| window == b"\"id\":\"").expect("its ID") + 6;

@@ -312,8 +312,11 @@ async fn a_dead_address_costs_nothing_but_a_look() {
         rig.call(seq, ms(5000)).await.expect("answered by the other address");
     }
     assert_eq!((rig.attempts("connect_error"), server.requests()), (3, 100));
-    let states: Vec<_> = rig.upstream.addresses().into_iter().map(|address| address.breaker).collect();
-    assert_eq!(states, ["open", "closed"]);
+    let found = rig.upstream.addresses();
+    let states: Vec<_> = found.iter().map(|address| (address.breaker, address.in_flight)).collect();
+    assert_eq!(states, [("open", 0), ("closed", 0)]);
+    let why: Vec<_> = found.iter().map(|address| address.last_failure.as_ref().map(|(_, reason)| &**reason)).collect();
+    assert!(matches!(why[..], [Some(reason), None] if reason.contains("refused")), "{why:?}");
 }
 
 #[tokio::test]
