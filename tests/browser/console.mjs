@@ -106,7 +106,7 @@ async function open(url, options = {}) {
   page.setDefaultTimeout(STEP_MS);
   page.on("console", message => {
     // A refused call is one that a step provoked, and looks for on the page.
-    const isRefusal = /Failed to load resource.*\b(401|403|404|410|422)\b/.test(message.text());
+    const isRefusal = /Failed to load resource.*\b(401|403|410|422)\b/.test(message.text());
     if (message.type() === "error" && !isRefusal) complaints.push(message.text());
   });
   page.on("pageerror", error => complaints.push(String(error)));
@@ -229,10 +229,6 @@ async function converse() {
     await seen(page, ".outcome.good", "Written");
     await until("the message", () => ann.received.some(text => text.includes('"notice"')));
   });
-  const answer = await fetch(`${gateway.console}v1/watch`, { headers: { Authorization: "Bearer boss-token-boss" } });
-  await answer.body.cancel();
-  const hasMessages = answer.ok;
-  if (hasMessages) {
   await step("its messages show rule, schema, attempts and stages", async () => {
     ann.send('{"type":"chat.send","text":"hello there"}');
     const row = page.locator("tr.in", { hasText: "chat.send" }).filter({ hasText: "attempt" }).first();
@@ -259,7 +255,6 @@ async function converse() {
     await seen(page, "tr.more pre", HOSTILE);
     if (await page.locator("main img, main b").count()) throw new Error("found elements made of a message");
   });
-  }
   await look(page, "connection");
   await step("a group is sent to", async () => {
     await page.getByRole("link", { name: "Send", exact: true }).click();
@@ -300,7 +295,7 @@ async function converse() {
     await page.getByRole("button", { name: "Close connection" }).click();
     const [code, reason] = await closed;
     if (code !== 4501 || String(reason) !== "enough for today") throw new Error(`found ${code} ${reason}`);
-    if (hasMessages) await seen(page, "tr.notice", "4501");
+    await seen(page, "tr.notice", "4501");
     await seen(page, ".empty", "This connection is gone.");
   });
   await step("the switch of the theme is remembered", async () => {

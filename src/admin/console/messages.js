@@ -28,7 +28,7 @@ export function messages(filter, onEnd = () => {}) {
   async function watch() {
     while (!ending.signal.aborted) {
       try {
-        text(state, "live");
+        text(state, "…");
         for await (const record of lines(`v1/watch${query(filter)}`, ending.signal)) take(record);
         text(state, "the stream ended");
       } catch (refused) {
@@ -42,7 +42,10 @@ export function messages(filter, onEnd = () => {}) {
   }
 
   function take(record) {
-    if (record.kind === "alive") return;
+    if (record.kind === "alive") {
+      tell();
+      return;
+    }
     if (record.kind === "missed") missed += record.count;
     if (record.kind === "disconnected") onEnd();
     if (isPaused) {
@@ -84,7 +87,7 @@ function show(record) {
   const isIn = record.direction === "in";
   const id = `message-${serial += 1}`;
   const more = element("tr", { id, class: "more", hidden: true }, element("td", { colspan: COLUMNS.length }));
-  const name = isIn ? record.event ?? (record.binary ? "$binary" : "–") : record.cause;
+  const name = isIn ? record.event ?? (record.binary != null ? "$binary" : "–") : record.cause;
   const open = element("button", { type: "button", class: "opens", "aria-expanded": "false", "aria-controls": id, onclick: () => {
     more.hidden = !more.hidden;
     open.setAttribute("aria-expanded", !more.hidden);
@@ -127,8 +130,9 @@ function attempts({ attempts }) {
 }
 
 /** Indented, where it is whole and JSON. */
-function written({ data, cut }) {
-  if (data == null || cut) return data ?? "not shown";
+function written({ data, binary, cut, hidden }) {
+  if (hidden || data == null) return hidden ? "Not shown: this endpoint redacts, or nothing was read of it." : `base64: ${binary ?? ""}`;
+  if (cut) return data;
   try {
     return JSON.stringify(JSON.parse(data), null, 2);
   } catch {
@@ -161,7 +165,7 @@ function bar(stages) {
 
 function detail(record) {
   const times = stagesOf(record.stages_us).map(([name, us]) => `${name} ${brief(us)}`).join(", ");
-  const note = record.cut ? `the first of ${bytes(record.size)}` : "";
+  const note = record.cut && !record.hidden ? `the first of ${bytes(record.size)}` : "";
   return [
     element("dl", { class: "facts" }, facts([["Number", record.seq], ["Size", bytes(record.size)], ["Rule", record.route], ["Schema", schema(record)],
       ["Upstream", record.upstream && `${record.upstream}, ${attempts(record)}`], ["Generation", record.generation], ["Cause", record.cause],
