@@ -389,6 +389,7 @@ fn calls_in_the_documents_are_in_the_table() {
     }
     assert!(wrong.is_empty(), "no such call: {wrong:#?}");
     assert!(found > 25, "found {found} calls");
+}
 
 #[tokio::test]
 async fn the_console_is_open_strict_and_kept_by_browsers_until_it_changes() {

@@ -71,21 +71,23 @@ impl Subject {
         Self { watchers, time: SystemTime::now(), id: connection.id, endpoint, user }
     }
 
-    /// A message of the client begins its way.
+    /// A message of the client begins its way. Its time is that of its receipt.
     pub fn message_in(
-        self,
+        mut self,
         seq: u64,
         payload: Payload,
         redaction: Arc<Redaction>,
         received: Instant,
     ) -> Box<Recording> {
+        let taken = Instant::now();
+        self.time -= taken - received;
         Box::new(Recording {
             subject: self,
             payload,
             redaction,
             seq,
             received,
-            taken: Instant::now(),
+            taken,
             checked: None,
             answered: None,
             event: None,

@@ -101,11 +101,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// is delivered; `place` is dropped then. Not an `async fn`: that would hold the session twice, and the greeting as long.
     pub fn run<P>(mut self, greeting: Greeting, place: P) -> impl Future<Output = ()> {
         let Greeting { token_frame, frame, commands, .. } = greeting;
-        self.record_connected();
         if let Some(frame) = token_frame {
             self.send(frame, None);
         }
         self.apply(Verdict { frame, commands, ..Verdict::default() });
+        // Now it is in the groups that it begins with.
+        self.record_connected();
         async move {
             poll_fn(|cx| self.poll_serve(cx)).await;
             Box::pin(self.tell_disconnect()).await;
