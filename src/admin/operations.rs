@@ -270,7 +270,7 @@ pub const OPERATIONS: &[Operation] = &[
         ],
         body: Body::None,
         answers: &[
-            (200, "The stream; a line `{\"kind\":\"alive\"}` comes at once and in every 15 seconds of silence"),
+            (200, "The stream; a line `{\"kind\":\"alive\"}` comes at once and in every 5 seconds of silence"),
             BAD,
             (429, "There are as many watchers as there may be"),
             (503, "The program is leaving"),

@@ -18,8 +18,9 @@ use crate::command::ApiError;
 use crate::recorder::{Filter, NotWatched};
 use crate::routing::Pattern;
 
-/// How often a quiet stream says that it lives.
-const ALIVE: Duration = Duration::from_secs(15);
+/// How often a quiet stream says that it lives. A reader that has left is noticed by what is written to it, since the listener does not
+/// listen to one that has its answer still to come: after two of these at most.
+const ALIVE: Duration = Duration::from_secs(5);
 const EVENT_STREAM: &str = "text/event-stream";
 
 #[derive(Deserialize)]
