@@ -38,7 +38,7 @@ impl Stream {
         let stream = socket.connect(admin).await.expect("a connection");
         let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
         tokio::spawn(connection);
-        let mut request = Request::builder().uri(format!("/v1/watch?{query}")).header("host", "h");
+        let mut request = Request::builder().uri(format!("/v1/watch?{query}")).header("host", "localhost");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
