@@ -114,6 +114,7 @@ pub fn banner(listen: SocketAddr, admin: SocketAddr, handler: SocketAddr) -> Str
 
   Page       http://{page}/   open it in two windows and chat
   WebSocket  {websocket}?name=ann
+  Console    http://{admin}/   see who is connected, and each message as it passes
   Admin      http://{admin}/v1/config
   Metrics    http://{admin}/metrics
 
