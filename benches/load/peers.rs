@@ -90,7 +90,7 @@ impl Admin {
     }
 
     pub async fn call(&mut self, method: Method, path: &str, body: Bytes) -> String {
-        let request = Request::builder().method(method).uri(path).header("host", "admin");
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
         let request = request.header("content-type", "application/json").body(Full::new(body)).expect("a request");
         // The last answer is read before its connection knows that it may send again.
         if self.send.ready().await.is_err() {
