@@ -97,7 +97,7 @@ impl Mailbox {
 
     /// Offers a payload. Never blocks.
     pub fn push(&self, payload: Payload, on_written: Option<OnWritten>, urgency: Urgency) -> Offered {
-        // Refused, it is dropped behind the lock: an `on_written` may run its own code when dropped.
+        // Refused, it is dropped after the lock is free: an `on_written` may run its own code when dropped.
         let mut state = self.state.lock();
         let offered = state.reserve(&payload, urgency);
         if offered == Offered::Queued {
@@ -109,7 +109,7 @@ impl Mailbox {
     /// Offers the newest message of a key, insistently: one with the same key that waits gives it its place.
     pub fn push_latest(&self, key: &Arc<str>, payload: Payload, on_written: Option<OnWritten>) -> Offered {
         let mut entry = Entry { payload, on_written };
-        // What is refused or replaced is dropped behind the lock, as in `push`.
+        // What is refused or replaced is dropped after the lock is free, as in `push`.
         let mut state = self.state.lock();
         if let Some(place) = state.latest.as_ref().and_then(|latest| latest.place(key))
             && state.is_taking()

@@ -36,6 +36,23 @@ impl Page {
     }
 }
 
+/// Holds parts of a page of `docs/`, each between its two markers, to what the code says; with `UPDATE_DOCS` set it writes them.
+pub fn hold<'a>(page: &str, parts: impl IntoIterator<Item = (&'a str, String)>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{page}.md"));
+    let found = std::fs::read_to_string(&path).expect("the page");
+    let mut made = found.clone();
+    for (name, part) in parts {
+        let (head, rest) = made.split_once(&format!("<!-- {name} -->\n")).expect("a marker");
+        let (_, tail) = rest.split_once(&format!("<!-- /{name} -->")).expect("a marker");
+        made = format!("{head}<!-- {name} -->\n{part}<!-- /{name} -->{tail}");
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(path, &made).expect("written");
+    } else {
+        assert_eq!(found, made, "docs/{page}.md is old: UPDATE_DOCS=1 cargo test --lib {page}");
+    }
+}
+
 /// Every page that is for users: the README, the chart's, all of `docs/` and of the examples.
 pub fn pages() -> Vec<Page> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

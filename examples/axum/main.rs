@@ -74,7 +74,7 @@ fn send(event: &Value) -> Response {
     ([(header::CONTENT_TYPE, COMMANDS)], commands.to_string()).into_response()
 }
 
-#[allow(clippy::disallowed_methods)] // An application has no `tasks` of Holdfast's.
+#[expect(clippy::disallowed_methods, reason = "an application has no `tasks` of Holdfast's")]
 fn remind(event: &Value) -> Response {
     let after = Duration::from_millis(event["data"]["after_ms"].as_u64().unwrap_or_default());
     let message = json!({"type": "chat.reminder", "text": event["data"]["text"]});

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::*;
 use crate::codes::{Cause, ErrorCode};
+use crate::pages::hold;
 
 /// What a label may be: words of the code, or where else its values come from.
 enum Values {
@@ -119,19 +120,7 @@ fn unit(name: &str) -> &'static str {
 
 #[test]
 fn the_page_of_metrics_is_what_is_registered() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-    let page = std::fs::read_to_string(path).expect("docs/metrics.md");
-    let mut made = page.clone();
-    for (name, table) in tables() {
-        let (head, rest) = made.split_once(&format!("<!-- {name} -->\n")).expect("a marker");
-        let (_, tail) = rest.split_once(&format!("<!-- /{name} -->")).expect("a marker");
-        made = format!("{head}<!-- {name} -->\n{table}<!-- /{name} -->{tail}");
-    }
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(path, &made).expect("written");
-    } else {
-        assert_eq!(page, made, "docs/metrics.md is old: UPDATE_DOCS=1 cargo test --lib metrics");
-    }
+    hold("metrics", tables());
 }
 
 #[test]
