@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use holdfast::connection::{Connection, Opening};
 use holdfast::ids::{ConnectionId, NodeId};
-use holdfast::mailbox::{Mailbox, Urgency};
+use holdfast::mailbox::{Mailbox, Urgency, Way};
 use holdfast::message::Payload;
 use holdfast::registry::Registry;
 use holdfast::routing::{Pattern, Pointer, Table};
@@ -138,9 +138,9 @@ fn mailbox() -> Box<dyn FnMut()> {
     let mailbox = Mailbox::new(1 << 20);
     let payload = Payload::text(MESSAGE);
     Box::new(move || {
-        mailbox.push(payload.clone(), None, Urgency::Insistent);
-        let taken = mailbox.take(Waker::noop(), 1 << 16);
-        mailbox.release(payload.len(), taken.entries.len());
+        mailbox.push(payload.clone(), None, Urgency::Insistent, Way::Queue);
+        let taken = mailbox.take(Waker::noop(), 1 << 16, false);
+        mailbox.release(payload.len(), taken.entries.len(), true);
     })
 }
 
@@ -165,9 +165,9 @@ fn fanout() -> Box<dyn FnMut()> {
     let payload = Payload::text(MESSAGE);
     Box::new(move || {
         for connection in registry.group("g") {
-            connection.mailbox.push(payload.clone(), None, Urgency::Insistent);
-            let taken = connection.mailbox.take(Waker::noop(), 1 << 16);
-            connection.mailbox.release(payload.len(), taken.entries.len());
+            connection.mailbox.push(payload.clone(), None, Urgency::Insistent, Way::Queue);
+            let taken = connection.mailbox.take(Waker::noop(), 1 << 16, false);
+            connection.mailbox.release(payload.len(), taken.entries.len(), true);
         }
     })
 }

@@ -100,7 +100,7 @@ pub async fn start(loaded: Loaded, path: Option<PathBuf>, log: LogHandle) -> Res
     let snapshot = Snapshot::build(draft, None, broker.as_ref(), &metrics)?;
     let pipeline = Pipeline::new(snapshot, metrics.clone(), spans.clone());
     let registry = Arc::new(Registry::new());
-    let deliver = Deliver::new(registry.clone(), pipeline.clone(), metrics.clone());
+    let deliver = Deliver::new(registry.clone(), pipeline.clone(), metrics.clone(), background.clone());
     let drain = Drain::new();
     let sessions = Tasks::new();
 

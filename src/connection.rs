@@ -24,8 +24,6 @@ pub struct Connection {
     pub mailbox: Mailbox,
     /// Messages read from the client.
     pub received: AtomicU64,
-    /// Messages written to the client.
-    pub sent: AtomicU64,
     bearer: Mutex<Bearer>,
     membership: Mutex<Membership>,
 }
@@ -87,7 +85,6 @@ impl Connection {
             opened_at: SystemTime::now(),
             mailbox: Mailbox::new(opening.send_buffer),
             received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
             bearer: Mutex::new(Bearer { context: opening.context, grant: opening.grant }),
             membership: Mutex::new(Membership { groups: Vec::new(), groups_max: opening.groups_max, gone: false }),
         })
@@ -166,10 +163,6 @@ impl Connection {
 
     pub fn count_received(&self) {
         self.received.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn count_sent(&self, messages: u64) {
-        self.sent.fetch_add(messages, Ordering::Relaxed);
     }
 }
 

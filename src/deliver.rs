@@ -13,13 +13,18 @@ use tokio::sync::oneshot;
 use crate::codes::Cause;
 use crate::connection::{Connection, Joined};
 use crate::ids::ConnectionId;
-use crate::mailbox::{Close, Offered, OnWritten, Urgency};
+use crate::mailbox::{Close, Offered, OnWritten, Urgency, Way};
 use crate::message::{Command, Ending, Payload, Target, Violation};
 use crate::pipeline::Pipeline;
 use crate::recorder::{self, Recorder, Redaction};
 use crate::registry::Registry;
 use crate::revocations::Revocations;
+use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
+
+/// Connections that one turn of a task writes to, and the fewest for which another worker is asked to help.
+const WRITES_A_TURN: usize = 32;
+const WRITES_A_TASK_MIN: usize = 256;
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +87,7 @@ pub struct Deliver {
     revocations: Revocations,
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
+    tasks: Tasks,
     /// What nearly every push counts, so that it is not looked up.
     written: Counter,
 }
@@ -100,9 +106,9 @@ impl Drop for Registration {
 }
 
 impl Deliver {
-    pub fn new(registry: Arc<Registry>, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(registry: Arc<Registry>, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>, tasks: Tasks) -> Arc<Self> {
         let written = metrics.command("send", Outcome::Written.name());
-        Arc::new(Self { registry, revocations: Revocations::default(), pipeline, metrics, written })
+        Arc::new(Self { registry, revocations: Revocations::default(), pipeline, metrics, tasks, written })
     }
 
     /// Makes a connection reachable until the registration is dropped.
@@ -160,13 +166,13 @@ impl Deliver {
     }
 
     async fn push_and_wait(&self, id: &ConnectionId, payload: Payload, wait: Option<Duration>) -> Outcome {
-        let Some(wait) = wait else { return self.try_offer(id, payload, None) };
+        let Some(wait) = wait else { return self.try_offer(id, payload, None, Way::Outlet) };
         let (written, receipt) = oneshot::channel::<()>();
         // The receiver may have given up; then nobody needs to know.
         let on_written = Box::new(move || {
             let _ = written.send(());
         });
-        match self.try_offer(id, payload, Some(on_written)) {
+        match self.try_offer(id, payload, Some(on_written), Way::Outlet) {
             Outcome::Queued => match tokio::time::timeout(wait, receipt).await {
                 Ok(Ok(())) => Outcome::Written,
                 Ok(Err(_)) => Outcome::Gone,
@@ -176,19 +182,20 @@ impl Deliver {
         }
     }
 
-    /// As `push` without `wait`, for those that cannot wait: a queue's command that is refused is offered again later.
+    /// As `push` without `wait`, for those that cannot wait: a queue's command that is refused is offered again later. Queues have many
+    /// at once, which the session writes together.
     pub fn offer(&self, id: &ConnectionId, payload: Payload) -> Outcome {
-        let outcome = self.try_offer(id, payload, None);
+        let outcome = self.try_offer(id, payload, None, Way::Queue);
         if outcome != Outcome::Full {
             self.metrics.count_command("send", outcome.name());
         }
         outcome
     }
 
-    fn try_offer(&self, id: &ConnectionId, payload: Payload, on_written: Option<OnWritten>) -> Outcome {
+    fn try_offer(&self, id: &ConnectionId, payload: Payload, on_written: Option<OnWritten>, way: Way) -> Outcome {
         let Some(connection) = self.registry.get(id) else { return Outcome::Gone };
         match self.pipeline.check_push(&connection.endpoint, &payload) {
-            Ok(()) => outcome_of(self.push_to(&connection, payload, on_written, Urgency::Polite)),
+            Ok(()) => outcome_of(self.push_to(&connection, payload, on_written, Urgency::Polite, way)),
             Err(violations) => Outcome::Invalid(violations),
         }
     }
@@ -201,14 +208,16 @@ impl Deliver {
         };
         let Some(connection) = one.and_then(|id| self.registry.get(id)) else { return Outcome::Gone };
         match self.pipeline.check_push(&connection.endpoint, payload) {
-            Ok(()) => outcome_of(self.push_to(&connection, payload.clone(), None, Urgency::Insistent)),
+            Ok(()) => outcome_of(self.push_to(&connection, payload.clone(), None, Urgency::Insistent, Way::Queue)),
             Err(violations) => Outcome::Invalid(violations),
         }
     }
 
-    /// One buffer for all; what depends on the endpoint is found once for each that is met.
+    /// One buffer for all; what depends on the endpoint is found once for each that is met. All have it in their mailboxes when this
+    /// returns, in the order of the calls; the first few also in their sockets, and the others soon.
     fn send_many(&self, to: &Target, except: &[ConnectionId], payload: &Payload) -> Outcome {
         let payload = &payload.for_many();
+        let mut left = Vec::new();
         let mut sum = Delivered::default();
         let mut met: HashMap<Arc<str>, Met> = HashMap::new();
         self.for_each(to, |connection| {
@@ -218,11 +227,17 @@ impl Deliver {
             if !met.contains_key(&connection.endpoint) {
                 met.insert(connection.endpoint.clone(), self.meet(&connection.endpoint, to, payload));
             }
-            let taken =
-                met.get_mut(&connection.endpoint).is_some_and(|met| self.offer_to_met(met, connection, payload));
-            sum.delivered += usize::from(taken);
-            sum.dropped += usize::from(!taken);
+            let met = met.get_mut(&connection.endpoint);
+            match met.and_then(|met| self.offer_to_met(met, connection, payload)) {
+                Some(Offered::Queued | Offered::Replaced) => sum.delivered += 1,
+                Some(Offered::Left) => {
+                    sum.delivered += 1;
+                    left.push(connection.clone());
+                }
+                _ => sum.dropped += 1,
+            }
         });
+        self.write_out(left);
         for (endpoint, met) in &met {
             self.metrics.count_conflated(endpoint, met.replaced);
         }
@@ -241,10 +256,10 @@ impl Deliver {
         Met { fits: self.pipeline.check_push(endpoint, payload), key, replaced: 0 }
     }
 
-    /// True if the connection takes it.
-    fn offer_to_met(&self, met: &mut Met, connection: &Connection, payload: &Payload) -> bool {
+    /// None where it does not fit the endpoint.
+    fn offer_to_met(&self, met: &mut Met, connection: &Connection, payload: &Payload) -> Option<Offered> {
         if met.fits.is_err() {
-            return false;
+            return None;
         }
         let offered = match &met.key {
             Some(key) => self.pipeline.recorder().offer(
@@ -252,12 +267,27 @@ impl Deliver {
                 payload.clone(),
                 self.as_push(connection),
                 None,
-                |payload, on_written| connection.mailbox.push_latest(key, payload, on_written),
+                |payload, on_written| connection.mailbox.push_latest(key, payload, on_written, Way::OutletOrLeft),
             ),
-            None => self.push_to(connection, payload.clone(), None, Urgency::Insistent),
+            None => self.push_to(connection, payload.clone(), None, Urgency::Insistent, Way::OutletOrLeft),
         };
         met.replaced += u64::from(offered == Offered::Replaced);
-        matches!(offered, Offered::Queued | Offered::Replaced)
+        Some(offered)
+    }
+
+    /// Writes what a send to many left, a few in a turn: whatever else a worker has to do goes before the next few.
+    fn write_out(&self, mut left: Vec<Arc<Connection>>) {
+        let workers = tokio::runtime::Handle::current().metrics().num_workers();
+        let most = left.len().div_ceil(workers).max(WRITES_A_TASK_MIN);
+        while !left.is_empty() {
+            let part = left.split_off(left.len().saturating_sub(most));
+            self.tasks.spawn(async move {
+                for some in part.chunks(WRITES_A_TURN) {
+                    some.iter().for_each(|connection| connection.mailbox.write_out());
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
     }
 
     fn push_to(
@@ -266,10 +296,11 @@ impl Deliver {
         payload: Payload,
         on_written: Option<OnWritten>,
         urgency: Urgency,
+        way: Way,
     ) -> Offered {
         let recorder = self.pipeline.recorder();
         recorder.offer(connection, payload, self.as_push(connection), on_written, |payload, on_written| {
-            connection.mailbox.push(payload, on_written, urgency)
+            connection.mailbox.push(payload, on_written, urgency, way)
         })
     }
 
@@ -332,7 +363,7 @@ struct Met {
 
 fn outcome_of(offered: Offered) -> Outcome {
     match offered {
-        Offered::Queued | Offered::Replaced => Outcome::Queued,
+        Offered::Queued | Offered::Left | Offered::Replaced => Outcome::Queued,
         Offered::Full => Outcome::Full,
         Offered::TooLarge => Outcome::TooLarge,
         // The one that overflows is cut: for its pusher the connection is gone.

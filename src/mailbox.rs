@@ -1,5 +1,6 @@
-//! The mailbox of one connection: what waits to be written to its socket, bounded in bytes. A close is a flag beside the
-//! queue, so that a full mailbox cannot refuse it. Knows payloads; must not know sessions, sockets or HTTP.
+//! The mailbox of one connection: what waits to be written to its socket, bounded in bytes. While nothing waits a payload need not
+//! either: it goes straight to the outlet. A close is a flag beside the queue, so that a full mailbox cannot refuse it. Knows payloads;
+//! must not know sessions, sockets or HTTP.
 
 mod latest;
 
@@ -24,6 +25,14 @@ pub struct Entry {
     pub on_written: Option<OnWritten>,
 }
 
+impl Entry {
+    fn written(self) {
+        if let Some(on_written) = self.on_written {
+            on_written();
+        }
+    }
+}
+
 /// How much a push may ask of the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
@@ -33,10 +42,42 @@ pub enum Urgency {
     Insistent,
 }
 
+/// Who writes a payload that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The writer, which is woken: it writes together what it finds.
+    Queue,
+    /// Whoever pushes, if nothing waits and the outlet takes it; else the writer.
+    Outlet,
+    /// The same, but the writer is not woken: `Offered::Left` asks for `write_out`.
+    OutletOrLeft,
+}
+
+/// Where payloads go that need not wait for the writer.
+pub trait Outlet: Send {
+    /// Writes the frame of a payload, as far as that goes at once.
+    fn write(&mut self, payload: &Payload) -> Wrote;
+
+    /// When it last wrote a frame, in milliseconds of its own clock; 0 before the first.
+    fn written_ms(&self) -> u64;
+}
+
+/// How much of a frame an outlet wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrote {
+    Whole,
+    /// Its first bytes. Nobody else may write anything before the rest.
+    Part(usize),
+    Nothing,
+}
+
 /// What became of an offered payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offered {
+    /// In the queue, or already in the socket.
     Queued,
+    /// In the queue, with nobody woken: whoever pushed calls `write_out`.
+    Left,
     /// It took the place of an older one with the same key.
     Replaced,
     /// Over half full: nothing was queued, nobody was cut.
@@ -65,6 +106,8 @@ pub enum Close {
 pub struct Taken {
     /// Some entries, in order.
     pub entries: VecDeque<Entry>,
+    /// Bytes of the first entry's frame that are in the socket already.
+    pub begun: usize,
     /// Nothing is queued any more.
     pub drained: bool,
     pub close: Option<Close>,
@@ -85,44 +128,104 @@ struct State {
     close: Option<Close>,
     /// The socket is gone.
     gone: bool,
+    /// The writer has something that is not in the socket yet: until then only it may write.
+    is_writing: bool,
+    /// Bytes of the first entry's frame that the outlet wrote.
+    begun: u32,
     waker: Option<Waker>,
+    /// None where every payload has to go by the writer.
+    outlet: Option<Box<dyn Outlet>>,
+    /// Messages that are in the socket.
+    sent: u64,
 }
 
 impl Mailbox {
     /// An empty mailbox with a budget of `budget` bytes. Allocates nothing until the first push.
     pub fn new(budget: usize) -> Self {
-        let (queue, latest) = (VecDeque::new(), None);
-        Self { state: Mutex::new(State { queue, latest, used: 0, budget, close: None, gone: false, waker: None }) }
+        Self {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                latest: None,
+                used: 0,
+                budget,
+                close: None,
+                gone: false,
+                is_writing: false,
+                begun: 0,
+                waker: None,
+                outlet: None,
+                sent: 0,
+            }),
+        }
+    }
+
+    /// Payloads may pass the writer by, once it has taken what is here and has written it and what it had itself.
+    pub fn set_outlet(&self, outlet: Box<dyn Outlet>) {
+        let mut state = self.state.lock();
+        state.outlet = Some(outlet);
+        state.is_writing = true;
     }
 
     /// Offers a payload. Never blocks.
-    pub fn push(&self, payload: Payload, on_written: Option<OnWritten>, urgency: Urgency) -> Offered {
-        // Refused, it is dropped after the lock is free: an `on_written` may run its own code when dropped.
-        let mut state = self.state.lock();
-        let offered = state.reserve(&payload, urgency);
-        if offered == Offered::Queued {
-            state.append(Entry { payload, on_written });
-        }
-        offered
+    pub fn push(&self, payload: Payload, on_written: Option<OnWritten>, urgency: Urgency, way: Way) -> Offered {
+        self.offer(None, Entry { payload, on_written }, urgency, way)
     }
 
     /// Offers the newest message of a key, insistently: one with the same key that waits gives it its place.
-    pub fn push_latest(&self, key: &Arc<str>, payload: Payload, on_written: Option<OnWritten>) -> Offered {
-        let mut entry = Entry { payload, on_written };
-        // What is refused or replaced is dropped after the lock is free, as in `push`.
+    pub fn push_latest(&self, key: &Arc<str>, payload: Payload, on_written: Option<OnWritten>, way: Way) -> Offered {
+        self.offer(Some(key), Entry { payload, on_written }, Urgency::Insistent, way)
+    }
+
+    fn offer(&self, key: Option<&Arc<str>>, mut entry: Entry, urgency: Urgency, way: Way) -> Offered {
+        // What is refused, replaced or written is dropped after the lock is free: an `on_written` runs its own code, also when dropped.
         let mut state = self.state.lock();
-        if let Some(place) = state.latest.as_ref().and_then(|latest| latest.place(key))
-            && state.is_taking()
-        {
+        if let Some(place) = key.and_then(|key| state.place(key)) {
             return state.replace(place, &mut entry);
         }
-        let offered = state.reserve(&entry.payload, Urgency::Insistent);
-        if offered == Offered::Queued {
+        match state.admit(cost(&entry.payload), urgency) {
+            Offered::Queued => {}
+            refused => {
+                if refused == Offered::Overflow {
+                    state.cut();
+                }
+                return refused;
+            }
+        }
+        let is_first = state.queue.is_empty();
+        let wrote = if is_first && way != Way::Queue { state.write(&entry.payload) } else { Wrote::Nothing };
+        if wrote == Wrote::Whole {
+            drop(state);
+            entry.written();
+            return Offered::Queued;
+        }
+        if let Some(key) = key {
             let place = state.queue.len();
             state.latest.get_or_insert_default().note(key, place);
-            state.append(entry);
         }
-        offered
+        state.append(entry);
+        if wrote == Wrote::Nothing && way == Way::OutletOrLeft {
+            // Who was first was told, or has woken the writer.
+            return if is_first { Offered::Left } else { Offered::Queued };
+        }
+        state.wake();
+        Offered::Queued
+    }
+
+    /// Writes what was left, if the outlet takes it; else wakes the writer.
+    pub fn write_out(&self) {
+        let mut state = self.state.lock();
+        let Some(payload) = state.queue.front().map(|entry| entry.payload.clone()) else { return };
+        // The writer writes several with one call of the system.
+        if state.queue.len() > 1 || !state.is_taking() {
+            return state.wake();
+        }
+        if state.write(&payload) != Wrote::Whole {
+            return state.wake();
+        }
+        state.used = state.used.saturating_sub(cost(&payload));
+        let written = state.clear();
+        drop(state);
+        written.into_iter().for_each(Entry::written);
     }
 
     /// Asks for a close. The first one asked for counts, but a patient one gives way. False if the connection is closing or gone.
@@ -136,38 +239,58 @@ impl Mailbox {
         true
     }
 
-    /// Takes up to about `bytes_max` bytes, and says whether a close was asked for. `waker` is woken at the next change.
-    pub fn take(&self, waker: &Waker, bytes_max: usize) -> Taken {
+    /// Takes up to about `bytes_max` bytes, and says whether a close was asked for. `waker` is woken at the next change. Until
+    /// `release` says that all is in the socket, what is taken and what the writer has beside it (`has_more`), nobody else writes.
+    pub fn take(&self, waker: &Waker, bytes_max: usize, has_more: bool) -> Taken {
         let mut state = self.state.lock();
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
+        let begun = if bytes_max > 0 { state.take_begun() } else { 0 };
         if state.close == Some(Close::Cut) {
-            let dropped = state.clear();
+            let mut dropped = state.clear();
+            state.is_writing = has_more || begun > 0;
             drop(state);
-            drop(dropped);
-            return Taken { entries: VecDeque::new(), drained: true, close: Some(Close::Cut) };
+            dropped.truncate(usize::from(begun > 0));
+            return Taken { entries: dropped, begun, drained: true, close: Some(Close::Cut) };
         }
         let entries = state.take(bytes_max);
-        Taken { entries, drained: state.queue.is_empty(), close: state.close.clone() }
+        state.is_writing = has_more || !entries.is_empty();
+        Taken { entries, begun, drained: state.queue.is_empty(), close: state.close.clone() }
     }
 
-    /// Gives back the budget of payloads that the socket took, or that were dropped.
-    pub fn release(&self, payload_bytes: usize, frames: usize) {
+    /// Gives back the budget of payloads that the socket took. `is_done`: the writer has nothing more.
+    pub fn release(&self, payload_bytes: usize, frames: usize, is_done: bool) {
         let mut state = self.state.lock();
         state.used = state.used.saturating_sub(payload_bytes + frames * FRAME_OVERHEAD_BYTES);
+        state.sent += frames as u64;
+        state.is_writing &= !is_done;
     }
 
-    /// Refuses everything from now on and drops what is queued: the socket is gone.
-    pub fn shut(&self) {
+    /// Refuses everything from now on, lets go of the outlet, and drops what is queued: the socket is gone, or its close frame is the
+    /// last. What the outlet has begun is given back with the bytes of its frame that are in the socket: the rest has to follow.
+    pub fn shut(&self) -> Option<(Payload, usize)> {
         let mut state = self.state.lock();
         state.gone = true;
         state.used = 0;
         state.waker = None;
+        let outlet = state.outlet.take();
+        let begun = state.take_begun();
         // Dropped outside the lock: an `on_written` may run its own code when dropped.
-        let queue = state.clear();
+        let mut queue = state.clear();
         drop(state);
-        drop(queue);
+        drop(outlet);
+        queue.pop_front().filter(|_| begun > 0).map(|entry| (entry.payload, begun))
+    }
+
+    /// Messages that are in the socket.
+    pub fn sent(&self) -> u64 {
+        self.state.lock().sent
+    }
+
+    /// When the outlet last wrote a message, in milliseconds of its clock; 0 before the first.
+    pub fn written_ms(&self) -> u64 {
+        self.state.lock().outlet.as_ref().map_or(0, |outlet| outlet.written_ms())
     }
 
     /// Bytes that wait, with each frame's overhead.
@@ -182,20 +305,33 @@ impl Mailbox {
 }
 
 impl State {
-    /// Takes the payload's part of the budget, or says why not.
-    fn reserve(&mut self, payload: &Payload, urgency: Urgency) -> Offered {
-        let offered = self.admit(cost(payload), urgency);
-        match offered {
-            Offered::Queued => self.used += cost(payload),
-            Offered::Overflow => self.cut(),
-            _ => {}
-        }
-        offered
+    /// Where a message with this key waits that may be replaced.
+    fn place(&self, key: &str) -> Option<usize> {
+        let place = self.latest.as_ref()?.place(key)?;
+        (self.is_taking() && (place > 0 || self.begun == 0)).then_some(place)
     }
 
     fn append(&mut self, entry: Entry) {
+        self.used += cost(&entry.payload);
         self.queue.push_back(entry);
-        self.wake();
+    }
+
+    /// Writes by the outlet, where nothing is before the payload.
+    fn write(&mut self, payload: &Payload) -> Wrote {
+        let Some(outlet) = self.outlet.as_mut().filter(|_| !self.is_writing && self.begun == 0) else {
+            return Wrote::Nothing;
+        };
+        let wrote = outlet.write(payload);
+        match wrote {
+            Wrote::Whole => self.sent += 1,
+            Wrote::Part(bytes) => self.begun = u32::try_from(bytes).unwrap_or(u32::MAX),
+            Wrote::Nothing => {}
+        }
+        wrote
+    }
+
+    fn take_begun(&mut self) -> usize {
+        std::mem::take(&mut self.begun) as usize
     }
 
     /// What waits at `place` gives it to the newer one, which may be larger, and is left in its stead.

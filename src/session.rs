@@ -6,10 +6,12 @@ pub mod frames;
 mod live;
 pub mod machine;
 pub mod socket;
+pub mod stream;
 pub mod task;
 
 pub use machine::Machine;
 pub use socket::Socket;
+pub use stream::{Plain, Stream};
 pub use task::{Services, Session};
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::codes::{Cause, CloseCode};
 use crate::connection::{Connection, Opening};
 use crate::ids::{ConnectionId, NodeId};
 use crate::limits::{Accounts, Entering, NodeLimits, Quota, Quotas, Rate, Rates, Who};
-use crate::mailbox::{Close, FRAME_OVERHEAD_BYTES, Offered, Urgency};
+use crate::mailbox::{Close, FRAME_OVERHEAD_BYTES, Offered, Urgency, Way};
 use crate::message::{Ending, Payload};
 use crate::registry::Registry;
 use crate::session::machine::{Due, Machine, Received, Settings};
@@ -204,7 +204,7 @@ impl World {
         let number = self.pushed;
         let peer = &mut self.peers[at];
         let used = peer.connection.mailbox.used_bytes();
-        let offered = peer.connection.mailbox.push(payload, None, urgency);
+        let offered = peer.connection.mailbox.push(payload, None, urgency, Way::Queue);
         peer.learn(offered, number, used, len + FRAME_OVERHEAD_BYTES, urgency);
     }
 
@@ -217,7 +217,7 @@ impl World {
         assert_eq!(members.iter().map(|member| member.id).collect::<BTreeSet<_>>(), expected);
         for member in members {
             let used = member.mailbox.used_bytes();
-            let offered = member.mailbox.push(payload.clone(), None, Urgency::Insistent);
+            let offered = member.mailbox.push(payload.clone(), None, Urgency::Insistent, Way::Queue);
             let peer = self.peers.iter_mut().find(|peer| peer.id() == member.id).expect("a peer");
             peer.learn(offered, self.pushed, used, 8 + FRAME_OVERHEAD_BYTES, Urgency::Insistent);
         }
@@ -229,7 +229,7 @@ impl World {
         if peer.gone {
             return;
         }
-        let taken = peer.connection.mailbox.take(Waker::noop(), most);
+        let taken = peer.connection.mailbox.take(Waker::noop(), most, false);
         if peer.cut {
             assert!(taken.entries.is_empty() && taken.close == Some(Close::Cut));
             peer.queued.clear();
@@ -238,7 +238,7 @@ impl World {
         for entry in &taken.entries {
             let text = String::from_utf8_lossy(entry.payload.bytes()).into_owned();
             assert_eq!(Some(text.parse().expect("a number")), peer.queued.pop_front(), "written in order");
-            peer.connection.mailbox.release(entry.payload.len(), 1);
+            peer.connection.mailbox.release(entry.payload.len(), 1, true);
         }
         assert_eq!(taken.drained, peer.queued.is_empty());
         if taken.drained && peer.queued.is_empty() {

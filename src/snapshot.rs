@@ -207,7 +207,7 @@ pub struct Endpoint {
     pub disconnect: Option<Arc<Upstream>>,
     /// There where the draft has `auth`.
     pub verifier: Option<Verifier>,
-    pub metrics: EndpointMetrics,
+    pub metrics: Arc<EndpointMetrics>,
     /// Every route that takes text checks it against a schema, so that whatever comes is to be parsed.
     pub checks_all: bool,
     table: Table<Arc<Route>>,
@@ -310,7 +310,7 @@ impl Endpoint {
             verifier: draft.auth.as_ref().map(verifier).transpose().map_err(wrong)?,
             connect: draft.connect.as_deref().map(find).transpose()?,
             disconnect: draft.disconnect.as_deref().map(find).transpose()?,
-            metrics: metrics.endpoint(&draft.path, draft.compression.is_some()),
+            metrics: Arc::new(metrics.endpoint(&draft.path, draft.compression.is_some())),
             checks_all: draft.event != EventName::None
                 && draft.routes.iter().all(|route| route.schema.is_some() || route.event.is_binary()),
             table: Table::new(routes),

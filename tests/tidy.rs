@@ -63,6 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "recorder",
             "registry",
             "revocations",
+            "tasks",
             "telemetry",
             "tokens",
         ],

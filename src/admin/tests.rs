@@ -88,7 +88,7 @@ impl Server {
         let draft = Draft { limits, endpoints: vec![], upstreams: Default::default(), hash: String::new() };
         let snapshot = Snapshot::build(draft, None, None, &metrics).expect("a snapshot");
         let pipeline = Pipeline::new(snapshot, metrics.clone(), Spans::default());
-        let deliver = Deliver::new(Arc::new(Registry::new()), pipeline, metrics.clone());
+        let deliver = Deliver::new(Arc::new(Registry::new()), pipeline, metrics.clone(), Tasks::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let settings = AdminSettings {

@@ -205,7 +205,7 @@ pub(super) fn facts(connection: &Connection) -> Value {
         "subprotocol": connection.subprotocol,
         "opened_at": humantime::format_rfc3339_millis(connection.opened_at).to_string(),
         "received": connection.received.load(Ordering::Relaxed),
-        "sent": connection.sent.load(Ordering::Relaxed),
+        "sent": connection.mailbox.sent(),
         "mailbox_bytes": connection.mailbox.used_bytes(),
     })
 }

@@ -17,9 +17,8 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
-use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
@@ -39,7 +38,7 @@ use crate::limits::Meters;
 use crate::message::Ending;
 use crate::pipeline::{ConnectFacts, Connected, Greeting, Sender};
 use crate::session::deflate::{self, Deflate};
-use crate::session::{Services, Session, Socket};
+use crate::session::{Plain, Services, Session, Socket, Stream};
 use crate::snapshot::Endpoint;
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
@@ -117,20 +116,14 @@ struct Opened {
 
 impl Opened {
     /// Hands the socket to its session, in a task that holds nothing else.
-    fn serve<S>(mut self, tasks: &Tasks, parts: Parts<TokioIo<S>>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    fn serve(mut self, tasks: &Tasks, stream: impl Stream, read_ahead: &[u8]) {
         let deflate = self.deflate.take();
-        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, self.endpoint.draft.limits.message_size);
+        let socket = Socket::new(stream, read_ahead, self.endpoint.draft.limits.message_size);
         self.serve_socket(tasks, socket.with_deflate(deflate));
     }
 
     /// The same, for a socket that was read before.
-    fn serve_socket<S>(self, tasks: &Tasks, socket: Socket<S>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    fn serve_socket(self, tasks: &Tasks, socket: Socket<impl Stream>) {
         let Self { services, endpoint, connection, registration, meters, greeting, place, .. } = self;
         let session = Session::new(services, endpoint, connection, registration, socket, meters);
         tasks.spawn(session.run(*greeting, place));
@@ -141,7 +134,7 @@ impl Opened {
         let Self { services, endpoint, connection, registration, meters, .. } = self;
         drop((registration, meters));
         let ending = Ending::new(CloseCode::ABNORMAL, "left during the handshake", Cause::Client);
-        Session::<TcpStream>::never_opened(&services, &endpoint, &connection, &ending).await;
+        Session::<Plain>::never_opened(&services, &endpoint, &connection, &ending).await;
     }
 }
 
@@ -305,7 +298,7 @@ impl Upgrader {
         let (services, endpoint) = (self.services.clone(), endpoint.clone());
         let ending = Ending::new(CloseCode::ABNORMAL, refusal.message.clone(), Cause::Server);
         self.tasks.spawn(async move {
-            Session::<TcpStream>::never_opened(&services, &endpoint, &connection, &ending).await;
+            Session::<Plain>::never_opened(&services, &endpoint, &connection, &ending).await;
         });
     }
 
@@ -352,9 +345,9 @@ impl Upgrader {
         self.tasks.spawn(async move {
             let opened = Opened { services, endpoint, connection, registration, meters, deflate, greeting, place };
             match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
-                Ok(Ok(parts)) => opened.serve(&tasks, parts),
+                Ok(Ok(parts)) => opened.serve(&tasks, Plain::new(parts.io.into_inner()), &parts.read_buf),
                 Ok(Err(upgraded)) => match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                    Ok(parts) => opened.serve(&tasks, parts),
+                    Ok(parts) => opened.serve(&tasks, parts.io.into_inner(), &parts.read_buf),
                     Err(_) => opened.give_up().await,
                 },
                 Err(_) => opened.give_up().await,

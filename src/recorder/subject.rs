@@ -265,9 +265,9 @@ impl Outgoing {
 
     pub fn offered(&self, offered: Offered) {
         let mut fate = self.0.lock();
-        fate.is_queued = matches!(offered, Offered::Queued | Offered::Replaced);
+        fate.is_queued = matches!(offered, Offered::Queued | Offered::Left | Offered::Replaced);
         let outcome = match offered {
-            Offered::Queued | Offered::Replaced if !fate.is_lost => return,
+            _ if fate.is_queued && !fate.is_lost => return,
             Offered::Gone => "gone",
             _ => "dropped",
         };

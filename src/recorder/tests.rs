@@ -3,7 +3,7 @@
 use super::*;
 use crate::connection::Opening;
 use crate::ids::{ConnectionId, NodeId};
-use crate::mailbox::Urgency;
+use crate::mailbox::{Urgency, Way};
 use serde_json::Value;
 
 fn connection(send_buffer: usize) -> Arc<Connection> {
@@ -23,13 +23,13 @@ fn connection(send_buffer: usize) -> Arc<Connection> {
 fn push(recorder: &Recorder, connection: &Connection, text: &str) -> Offered {
     let hide = || Arc::new(Redaction::default());
     recorder.offer(connection, Payload::text(text), (Cause::Push, hide), None, |payload, on_written| {
-        connection.mailbox.push(payload, on_written, Urgency::Insistent)
+        connection.mailbox.push(payload, on_written, Urgency::Insistent, Way::Queue)
     })
 }
 
 /// As a session takes what waits; the bytes are in the socket, or never will be.
 fn take(connection: &Connection, is_written: bool) {
-    for entry in connection.mailbox.take(std::task::Waker::noop(), 1 << 20).entries {
+    for entry in connection.mailbox.take(std::task::Waker::noop(), 1 << 20, false).entries {
         let on_written = entry.on_written.filter(|_| is_written);
         on_written.into_iter().for_each(|on_written| on_written());
     }
@@ -70,7 +70,7 @@ async fn a_replaced_message_is_dropped_and_the_newer_one_written() {
     for text in ["older", "newer"] {
         let hide = || Arc::new(Redaction::default());
         recorder.offer(&connection, Payload::text(text), (Cause::Push, hide), None, |payload, on_written| {
-            connection.mailbox.push_latest(&"key".into(), payload, on_written)
+            connection.mailbox.push_latest(&"key".into(), payload, on_written, Way::Queue)
         });
     }
     take(&connection, true);
@@ -87,7 +87,7 @@ async fn with_nobody_there_nothing_is_made_and_gaps_are_few() {
     let connection = connection(1 << 20);
     assert!(recorder.subject(&connection, About::In).is_none());
     push(&recorder, &connection, "unseen");
-    assert!(connection.mailbox.take(std::task::Waker::noop(), 1 << 20).entries[0].on_written.is_none());
+    assert!(connection.mailbox.take(std::task::Waker::noop(), 1 << 20, false).entries[0].on_written.is_none());
     let mut watch = recorder.watch(Filter::default()).expect("a watch");
     let other = Filter { user: Some("ben".into()), ..Filter::default() };
     let _other = recorder.watch(other).expect("a watch");

@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::task::Context;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use super::socket::Socket;
+use super::stream::Stream;
 use crate::deliver::Registration;
 use crate::mailbox::{Entry, OnWritten};
 
@@ -38,7 +38,7 @@ pub enum Closing {
     Lingering,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
+impl<S: Stream> Live<S> {
     /// A socket whose first alarm goes off at `alarm`.
     pub fn new(socket: Socket<S>, registration: Registration, alarm: Instant) -> Self {
         Self {
@@ -52,13 +52,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Live<S> {
         }
     }
 
-    /// Hands one payload to the socket.
-    pub fn queue(&mut self, entry: Entry) {
+    /// Hands one payload to the socket, with what bytes of its frame are out already.
+    pub fn queue(&mut self, entry: Entry, begun: usize) {
         self.writing += 1;
         if let Some(on_written) = entry.on_written {
             self.receipts.push((self.writing, on_written));
         }
-        self.socket.queue(entry.payload);
+        match begun {
+            0 => self.socket.queue(entry.payload),
+            begun => self.socket.resume(entry.payload, begun),
+        }
     }
 
     /// Tells those who wait for the first `frames` frames.

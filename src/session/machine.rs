@@ -167,9 +167,9 @@ impl Machine {
         self.ping = None;
     }
 
-    /// A message went out.
-    pub fn sent(&mut self, now_ms: u64) {
-        self.active_ms = now_ms;
+    /// A message went out, at this time or before.
+    pub fn sent(&mut self, at_ms: u64) {
+        self.active_ms = self.active_ms.max(at_ms);
     }
 
     /// A whole message came in.

@@ -13,6 +13,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::deflate::{Deflate, Packed};
 use super::frames::{Decoded, Decoder, Opcode, Violation, close_frame_payload, frame_header};
+use super::stream::{Second, Stream};
 use crate::message::{Ending, Kind, Payload};
 use crate::snapshot::Compression;
 
@@ -81,6 +82,13 @@ pub struct Written {
     pub payload_bytes: usize,
     /// Of those that are compressed.
     pub packed: Packed,
+}
+
+impl<S: Stream> Socket<S> {
+    /// The hand by which others may write messages as they are: none where they may have to be packed.
+    pub fn second(&mut self) -> Option<Second> {
+        self.stream.second().filter(|_| self.deflate.is_none())
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -153,6 +161,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         });
     }
 
+    /// Takes over a message whose frame has begun: it goes on before anything else.
+    pub fn resume(&mut self, payload: Payload, begun: usize) {
+        self.out.push_front(OutFrame::new(Opcode::Data(payload.kind()), payload.into_bytes()));
+        self.out_offset = begun;
+    }
+
     /// Queues a ping, unless one waits already.
     pub fn ping(&mut self) {
         if self.waiting(Opcode::Ping).is_none() {
@@ -170,6 +184,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.queue_control(Opcode::Close, close_frame_payload(ending).into());
         self.is_closed = true;
         self.begin_closing();
+    }
+
+    /// True while anything waits to be written.
+    pub fn is_writing(&self) -> bool {
+        !self.out.is_empty()
     }
 
     /// True when no message waits to be written.
@@ -305,7 +324,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let (mut count, mut bytes) = (0, 0);
+        let mut count = 0;
         let mut skip = self.out_offset;
         for frame in &self.out {
             for part in [&frame.header[..usize::from(frame.header_len)], &frame.payload[..]] {
@@ -313,7 +332,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     skip -= part.len();
                 } else if count < SLICES {
                     slices[count] = IoSlice::new(&part[skip..]);
-                    bytes += part.len() - skip;
                     skip = 0;
                     count += 1;
                 }
@@ -323,16 +341,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
         }
         let stream = Pin::new(&mut self.stream);
-        if bytes > COPY_BYTES_MAX {
-            return stream.poll_write_vectored(cx, &slices[..count]);
-        }
-        SHARED.with_borrow_mut(|shared| {
-            let mut at = 0;
-            for slice in &slices[..count] {
-                shared[at..at + slice.len()].copy_from_slice(slice);
-                at += slice.len();
-            }
-            stream.poll_write(cx, &shared[..at])
+        let slices = &slices[..count];
+        joined(slices, |joined| match joined {
+            Some(joined) => stream.poll_write(cx, joined),
+            None => stream.poll_write_vectored(cx, slices),
         })
     }
 
@@ -379,6 +391,21 @@ impl From<Violation> for Incoming {
     fn from(violation: Violation) -> Self {
         Self::Violation(violation.ending())
     }
+}
+
+/// Puts slices together for one plain write; gives none where that would cost more than a vectored one.
+pub(super) fn joined<T>(slices: &[IoSlice<'_>], write: impl FnOnce(Option<&[u8]>) -> T) -> T {
+    if slices.iter().map(|slice| slice.len()).sum::<usize>() > COPY_BYTES_MAX {
+        return write(None);
+    }
+    SHARED.with_borrow_mut(|shared| {
+        let mut at = 0;
+        for slice in slices {
+            shared[at..at + slice.len()].copy_from_slice(slice);
+            at += slice.len();
+        }
+        write(Some(&shared[..at]))
+    })
 }
 
 /// A read of nothing is the end of the stream.

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::deflate::Packed;
 use super::live::{Closing, Live};
 use super::machine::{Due, Machine, Received};
 use super::socket::{Incoming, Socket, Written};
+use super::stream::{Direct, Stream};
 use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::connection::Connection;
 use crate::deliver::{Deliver, Registration};
@@ -76,14 +76,14 @@ struct Call {
     route: Arc<Route>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+impl<S: Stream> Session<S> {
     /// Readies the session of a registered connection.
     pub fn new(
         services: Arc<Services>,
         endpoint: Arc<Endpoint>,
         connection: Arc<Connection>,
         registration: Registration,
-        socket: Socket<S>,
+        mut socket: Socket<S>,
         meters: Option<Box<Meters>>,
     ) -> Self {
         let now_ms = services.now_ms();
@@ -93,6 +93,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let first = machine.next_deadline_ms().unwrap_or_default();
         endpoint.metrics.connections.inc();
         endpoint.metrics.opened.inc();
+        if let Some(second) = socket.second() {
+            connection.mailbox.set_outlet(Box::new(Direct::new(second, endpoint.metrics.clone(), services.epoch)));
+        }
         let live = Some(Live::new(socket, registration, services.epoch + Duration::from_millis(first)));
         Self { services, endpoint, connection, machine, live, calls: Vec::new(), held: None, renewal: None }
     }
@@ -240,9 +243,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let Some(live) = &mut self.live else { return false };
         let idle = live.socket.is_idle();
         let batch = if idle { WRITE_BATCH_BYTES } else { 0 };
-        let taken = self.connection.mailbox.take(cx.waker(), batch);
+        let taken = self.connection.mailbox.take(cx.waker(), batch, live.socket.is_writing());
         let mut progress = !taken.entries.is_empty();
-        taken.entries.into_iter().for_each(|entry| live.queue(entry));
+        let begun = std::iter::once(taken.begun).chain(std::iter::repeat(0));
+        taken.entries.into_iter().zip(begun).for_each(|(entry, begun)| live.queue(entry, begun));
         if let Some(close) = taken.close
             && self.machine.is_serving()
         {
@@ -299,11 +303,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     fn flush(&mut self, cx: &mut Context<'_>, now_ms: u64) -> bool {
         let Some(live) = &mut self.live else { return false };
         let mut written = Written::default();
+        let was_writing = live.socket.is_writing();
         let flushed = live.socket.poll_flush(cx, &mut written);
+        let is_done = !live.socket.is_writing();
+        if written.frames > 0 || (was_writing && is_done) {
+            self.connection.mailbox.release(written.payload_bytes, written.frames, is_done);
+        }
         if written.frames > 0 {
             live.wrote(written.frames);
-            self.connection.mailbox.release(written.payload_bytes, written.frames);
-            self.connection.count_sent(written.frames as u64);
             self.endpoint.metrics.messages_sent.inc_by(written.frames as u64);
             self.endpoint.metrics.sent_bytes.inc_by(written.payload_bytes as u64);
             written.packed.count(self.endpoint.metrics.sent_compressed.as_ref());
@@ -408,9 +415,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     /// The answer to the peer's close, or the close after a violation, is queued: flush it and read to the end.
     fn linger(&mut self) {
-        self.connection.mailbox.shut();
+        let begun = self.connection.mailbox.shut();
         if let Some(live) = &mut self.live {
             live.socket.drop_queued();
+            if let Some((payload, begun)) = begun {
+                live.socket.resume(payload, begun);
+            }
             live.closing = Closing::Lingering;
             live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
         }
@@ -422,6 +432,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return false;
         }
         self.refresh();
+        self.machine.sent(self.connection.mailbox.written_ms());
         match self.machine.on_time(now_ms) {
             Due::Nothing => {}
             Due::Ping => {

@@ -12,6 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::stream::Plain;
 use super::task::CLOSE_TIMEOUT;
 use super::{Machine, Services, Session, Socket};
 use crate::config;
@@ -65,7 +66,7 @@ impl Rig {
     fn new(limits: &str) -> Self {
         let metrics = Arc::new(Metrics::new());
         let pipeline = Pipeline::new(snapshot(limits, None, &metrics), metrics.clone(), Spans::default());
-        let deliver = Deliver::new(Arc::new(Registry::new()), pipeline.clone(), metrics.clone());
+        let deliver = Deliver::new(Arc::new(Registry::new()), pipeline.clone(), metrics.clone(), Tasks::new());
         let services = Services { pipeline, deliver, accounts: Arc::default(), epoch: Instant::now() };
         Self { services: Arc::new(services), metrics, tasks: Tasks::new() }
     }
@@ -260,12 +261,12 @@ async fn what_a_quiet_connection_holds_is_small() {
     let registration = rig.services.deliver.register(connection.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("open");
-    let socket = Socket::new(stream, &[], 1 << 20);
+    let socket = Socket::new(Plain::new(stream), &[], 1 << 20);
     let session = Session::new(rig.services.clone(), endpoint, connection, registration, socket, None);
     let sizes = [
         ("a connection's shared part", size_of::<Connection>(), 352),
         ("the machine", size_of::<Machine>(), 280),
-        ("the socket", size_of::<Socket<TcpStream>>(), 160),
+        ("the socket", size_of::<Socket<Plain>>(), 160),
         // Not the session twice: an `async fn` would hold it as its argument too.
         ("the session's future", size_of_val(&session.run(Greeting::default(), ())), 592),
     ];

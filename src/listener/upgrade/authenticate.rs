@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Request, StatusCode};
-use hyper::upgrade::{Parts, Upgraded};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,6 +24,7 @@ use crate::message::{Ending, Payload};
 use crate::pipeline::{ConnectFacts, Greeting, Renewal, token_frame};
 use crate::session::socket::{Incoming, Socket, Written};
 use crate::session::task::CLOSE_TIMEOUT;
+use crate::session::{Plain, Stream};
 use crate::snapshot::{Endpoint, TokenSource};
 use crate::tokens::{Refused, TOKEN_BYTES_MAX};
 
@@ -85,10 +87,14 @@ impl Upgrader {
         self.tasks.spawn(async move {
             let Ok(upgraded) = (&mut handshake.upgrade).await else { return };
             match upgraded.downcast::<TokioIo<TcpStream>>() {
-                Ok(parts) => Box::pin(this.prove(endpoint, handshake, facts, parts)).await,
+                Ok(parts) => {
+                    let stream = Plain::new(parts.io.into_inner());
+                    Box::pin(this.prove(endpoint, handshake, facts, stream, parts.read_buf)).await;
+                }
                 Err(upgraded) => {
                     if let Ok(parts) = Upgraded::downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded) {
-                        Box::pin(this.prove(endpoint, handshake, facts, parts)).await;
+                        let stream = parts.io.into_inner();
+                        Box::pin(this.prove(endpoint, handshake, facts, stream, parts.read_buf)).await;
                     }
                 }
             }
@@ -97,17 +103,16 @@ impl Upgrader {
     }
 
     /// Waits for the token, and starts the session if it is good; else the socket is closed with the reason.
-    async fn prove<S>(
+    async fn prove(
         self: Arc<Self>,
         endpoint: Arc<Endpoint>,
         mut handshake: Handshake,
         facts: ConnectFacts,
-        parts: Parts<TokioIo<S>>,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+        stream: impl Stream,
+        read_ahead: Bytes,
+    ) {
         let Some(auth) = &endpoint.draft.auth else { return };
-        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf, FIRST_MESSAGE_BYTES_MAX);
+        let socket = Socket::new(stream, &read_ahead, FIRST_MESSAGE_BYTES_MAX);
         let mut socket = socket.with_deflate(handshake.deflate.take());
         let awaited = timeout(auth.message_timeout, self.first_token(&endpoint, &mut socket)).await;
         let first = match awaited.unwrap_or(Ok(None)) {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Session;
 use crate::codes::ErrorCode;
-use crate::mailbox::{Offered, Urgency};
+use crate::mailbox::{Offered, Urgency, Way};
 use crate::message::{Ending, Kind, Payload};
 use crate::recorder::{About, Cause, Recording, Redaction, Subject};
+use crate::session::stream::Stream;
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+impl<S: Stream> Session<S> {
     /// Begins to record a message that is taken out of the queue, if somebody looks.
     pub(super) fn record(&self, seq: u64, payload: &Payload, received: Instant) -> Option<Box<Recording>> {
         let subject = self.subject(About::In)?;
@@ -48,11 +48,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Queues a frame. One without a cause is Holdfast's own word about a token, which nobody is shown.
     pub(super) fn offer(&self, frame: Payload, cause: Option<Cause>) -> Offered {
         let mailbox = &self.connection.mailbox;
-        let Some(cause) = cause else { return mailbox.push(frame, None, Urgency::Insistent) };
+        let Some(cause) = cause else { return mailbox.push(frame, None, Urgency::Insistent, Way::Outlet) };
         let hide = || self.endpoint.draft.redaction.clone();
         let recorder = self.services.pipeline.recorder();
         recorder.offer(&self.connection, frame, (cause, hide), None, |frame, on_written| {
-            mailbox.push(frame, on_written, Urgency::Insistent)
+            mailbox.push(frame, on_written, Urgency::Insistent, Way::Outlet)
         })
     }
 

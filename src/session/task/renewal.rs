@@ -3,19 +3,18 @@
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::{Session, millis};
 use crate::claims::Grant;
 use crate::limits::{Excess, Limit};
 use crate::pipeline::token_frame;
 use crate::session::machine::{Expiry, Received};
+use crate::session::stream::Stream;
 use crate::snapshot::Endpoint;
 
 /// When a client may send another token while one is being verified.
 const RENEWAL_PAUSE_MS: u64 = 1000;
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+impl<S: Stream> Session<S> {
     /// Takes over the rights of a token that was verified, or says why not.
     pub(super) fn poll_renewal(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(Poll::Ready(renewal)) = self.renewal.as_mut().map(|renewal| renewal.as_mut().poll(cx)) else {

@@ -1,14 +1,13 @@
 //! What a session is held to, out of its endpoint's settings, the newest too.
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::{CLOSE_TIMEOUT, Session, millis};
 use crate::connection::{Connection, network};
 use crate::limits::{Entering, Who};
 use crate::session::machine::Settings;
+use crate::session::stream::Stream;
 use crate::snapshot::Endpoint;
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+impl<S: Stream> Session<S> {
     /// Takes over the newest settings of the endpoint.
     pub(super) fn refresh(&mut self) {
         if self.services.pipeline.refresh(&mut self.endpoint) {
