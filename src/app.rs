@@ -244,9 +244,7 @@ impl Draining {
 
     /// Asks every connection to close after its answers, spread over the window.
     async fn close_all(&self, window: Duration, ends: Instant) {
-        let mut connections = Vec::new();
-        self.registry.for_each(|connection| connections.push(connection.clone()));
-        spread(connections, window, |connection| {
+        spread(self.registry.all(), window, |connection| {
             let left = ends.saturating_duration_since(Instant::now() + CLOSE_TIMEOUT);
             connection.mailbox.close(drain_close(left));
         })

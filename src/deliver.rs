@@ -343,7 +343,7 @@ impl Deliver {
 
     fn for_each(&self, to: &Target, mut each: impl FnMut(&Arc<Connection>)) {
         match to {
-            Target::All => self.registry.for_each(each),
+            Target::All => self.registry.all().iter().for_each(&mut each),
             Target::User(user) => self.registry.user(user).iter().for_each(&mut each),
             Target::Group(group) => self.registry.group(group).iter().for_each(&mut each),
             Target::Connection(id) => self.registry.get(id).iter().for_each(&mut each),

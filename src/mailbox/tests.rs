@@ -1,3 +1,5 @@
+mod outlet;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,7 +1,7 @@
 //! Every error code and every close code that this version raises, provoked over a real socket.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::SinkExt;
 use http::Method;
@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 
-use crate::harness::{Client, Holdfast, Reply, Upstream, yaml};
+use crate::harness::{Client, Holdfast, Reply, Upstream, eventually, yaml};
 
 const ROUTES: &str = "routes: [{event: $binary, upstream: app}, {event: \"*\", upstream: app}]";
 const CHAT_SCHEMA: &str = r#"{
@@ -235,6 +235,35 @@ async fn idle_and_old_connections_close_with_their_codes() {
     assert_eq!(holdfast.connect().await.closed().await.0, 4002);
     let holdfast = Holdfast::start(&app, &format!("lifetime: 200ms\n{ROUTES}")).await;
     assert_eq!(holdfast.connect().await.closed().await.0, 4003);
+}
+
+/// What is pushed passes its session by, and counts all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_pushed_to_is_not_idle() {
+    const IDLE: Duration = Duration::from_secs(1);
+    let app = Upstream::start(|call| Reply::json(format!("\"{}\"", call.header("ce-connectionid")))).await;
+    let holdfast = &Holdfast::start(&app, &format!("idle_timeout: 1s\n{ROUTES}")).await;
+    // Where the machine is too busy to push in time, once more.
+    let mut client = eventually("pushes in time", || async {
+        let mut client = holdfast.connect().await;
+        client.send(r#"{"type":"id"}"#).await;
+        let path = format!("/v1/connections/{}/messages", client.json().await.as_str().expect("an ID"));
+        let (opened, mut last) = (Instant::now(), Instant::now());
+        let mut pace = tokio::time::interval(IDLE / 10);
+        while opened.elapsed() < IDLE * 2 {
+            pace.tick().await;
+            let (status, _) = holdfast.call(Method::POST, &path, "x").await;
+            let pause = last.elapsed();
+            last = Instant::now();
+            if pause > IDLE / 2 {
+                return None;
+            }
+            assert_eq!(status, 200, "closed {pause:?} after a push");
+        }
+        Some(client)
+    })
+    .await;
+    assert_eq!(client.closed().await.0, 4002);
 }
 
 #[tokio::test(flavor = "multi_thread")]

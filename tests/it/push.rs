@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Holdfast, Reply, Upstream, eventually, yaml};
+use crate::harness::{Client, Holdfast, Raw, Reply, Upstream, eventually, yaml};
 
 const ROUTES: &str = "routes: [{event: \"*\", upstream: app}]";
 
@@ -53,6 +53,29 @@ async fn a_push_is_written_to_its_connection() {
     .await;
     assert_eq!(gone, 410);
     assert_eq!(holdfast.call(Method::GET, &format!("/v1/connections/{id}"), "").await.0, 410);
+}
+
+/// More members than one turn of a task writes to.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_members_get_everything_in_order() {
+    const MEMBERS: usize = 700;
+    let app = app().await;
+    let holdfast = Holdfast::start(&app, ROUTES).await;
+    let mut members = Vec::new();
+    while members.len() < MEMBERS {
+        members.push(Raw::open(holdfast.listen).await);
+    }
+    for number in 0..5 {
+        let (status, sum) = holdfast.call(Method::POST, "/v1/broadcast", number.to_string()).await;
+        assert_eq!((status.as_u16(), sum), (200, json!({"delivered": MEMBERS, "dropped": 0})));
+    }
+    for member in &mut members {
+        for number in 0..5 {
+            assert_eq!(member.frame().await, Some((0x81, number.to_string().into())));
+        }
+    }
+    assert_eq!(holdfast.metric("holdfast_messages_sent_total").await, (5 * MEMBERS) as f64);
+    assert_eq!(holdfast.metric("holdfast_sent_bytes_total").await, (5 * MEMBERS) as f64);
 }
 
 #[tokio::test(flavor = "multi_thread")]

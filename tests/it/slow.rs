@@ -6,7 +6,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use crate::harness::{Client, Holdfast, Reply, Upstream, eventually};
+use crate::harness::{Client, HANDSHAKE, Holdfast, Raw, Reply, Upstream, eventually, frame};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_is_cut_and_its_pusher_is_told_before() {
@@ -103,6 +103,58 @@ async fn a_slow_client_that_reads_again_in_time_sees_4001() {
     })
     .await;
     assert_eq!(slow.closed().await.0, 4001);
+}
+
+/// Pushes go straight to the socket until it is full, then wait for the session, whose pings go in between: one frame after another
+/// arrives whole, and those of one pusher in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_writes_to_a_slow_client_tears_no_frame() {
+    const PUSHERS: usize = 3;
+    let app = Upstream::start(|call| Reply::json(format!("\"{}\"", call.header("ce-connectionid")))).await;
+    let endpoint = "heartbeat: {interval: 10ms, timeout: 30s}\nlimits: {send_buffer: 1MiB}\n\
+                    routes: [{event: \"*\", upstream: app}]";
+    let holdfast = &Holdfast::start(&app, endpoint).await;
+    let mut slow = Raw::tcp_with_small_buffer(holdfast.listen).await;
+    slow.write(format!("{HANDSHAKE}\r\n").as_bytes()).await;
+    assert_eq!(slow.status().await.as_u16(), 101);
+    slow.write(&frame(0x81, br#"{"type":"id"}"#)).await;
+    let answer = slow.frame().await.expect("an answer").1;
+    let path = format!("/v1/connections/{}/messages?wait=queued", String::from_utf8_lossy(&answer).trim_matches('"'));
+
+    let mut pushed = [0; PUSHERS];
+    let mut read = [0; PUSHERS];
+    for _ in 0..4 {
+        // Each pushes until it is told that the client is too slow.
+        let fill = |pusher: usize, mut number: usize| {
+            let path = &path;
+            async move {
+                loop {
+                    let pad = "x".repeat(1 + (number * 7919 + pusher * 104_729) % 60_000);
+                    let message = json!({"pusher": pusher, "number": number, "pad": pad}).to_string();
+                    match holdfast.call_raw(Method::POST, path, &[], message).await.0.as_u16() {
+                        202 => number += 1,
+                        429 => return number,
+                        other => panic!("{other}"),
+                    }
+                }
+            }
+        };
+        pushed = futures_util::join!(fill(0, pushed[0]), fill(1, pushed[1]), fill(2, pushed[2])).into();
+        while read != pushed {
+            let (first, payload) = slow.frame().await.expect("open");
+            if first == 0x89 {
+                continue;
+            }
+            assert_eq!(first, 0x81);
+            let message: Value = serde_json::from_slice(&payload).expect("JSON, whole");
+            let pusher = message["pusher"].as_u64().expect("a number") as usize;
+            assert_eq!(message["number"], json!(read[pusher]), "of pusher {pusher}");
+            read[pusher] += 1;
+        }
+    }
+    let (_, facts) = holdfast.call(Method::GET, path.split("/messages").next().expect("a path"), "").await;
+    assert_eq!(facts["sent"], json!(1 + read.iter().sum::<usize>()));
+    assert_eq!(facts["mailbox_bytes"], json!(0));
 }
 
 /// With its window full a socket is not read, and only that one; its heartbeat does not fail.
