@@ -102,6 +102,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "session::frames",
             "session::machine",
             "snapshot",
+            "telemetry",
         ],
     ),
     (
