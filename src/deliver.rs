@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::codes::Cause;
 use crate::connection::{Connection, Joined};
@@ -167,16 +168,21 @@ impl Deliver {
 
     async fn push_and_wait(&self, id: &ConnectionId, payload: Payload, wait: Option<Duration>) -> Outcome {
         let Some(wait) = wait else { return self.try_offer(id, payload, None, Way::Outlet) };
-        let (written, receipt) = oneshot::channel::<()>();
+        let (written, mut receipt) = oneshot::channel::<()>();
         // The receiver may have given up; then nobody needs to know.
         let on_written = Box::new(move || {
             let _ = written.send(());
         });
         match self.try_offer(id, payload, Some(on_written), Way::Outlet) {
-            Outcome::Queued => match tokio::time::timeout(wait, receipt).await {
-                Ok(Ok(())) => Outcome::Written,
-                Ok(Err(_)) => Outcome::Gone,
-                Err(_) => Outcome::TimedOut,
+            Outcome::Queued => match receipt.try_recv() {
+                // Nearly always it is in the socket by now.
+                Ok(()) => Outcome::Written,
+                Err(TryRecvError::Closed) => Outcome::Gone,
+                Err(TryRecvError::Empty) => match tokio::time::timeout(wait, receipt).await {
+                    Ok(Ok(())) => Outcome::Written,
+                    Ok(Err(_)) => Outcome::Gone,
+                    Err(_) => Outcome::TimedOut,
+                },
             },
             refused => refused,
         }
