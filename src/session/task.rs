@@ -1,5 +1,6 @@
-//! The task of one connection: it alone reads and writes the socket, starts the calls and obeys the machine. Dropping it drops its
-//! halves, its calls and its registry entry. Knows the machine, the mailbox, the pipeline; must not know the registry or upstreams.
+//! The task of one connection: it alone reads the socket, writes what the outlet of its mailbox does not, starts the calls and obeys
+//! the machine. Dropping it drops the socket, its calls and its registry entry. Knows the machine, the mailbox, the pipeline; must not
+//! know the registry or upstreams.
 
 mod recording;
 mod renewal;
@@ -135,8 +136,13 @@ impl<S: Stream> Session<S> {
         let now_ms = self.now_ms();
         for _ in 0..STEPS_MAX {
             let mut progress = self.poll_renewal(cx);
-            progress |= self.poll_calls(cx);
-            progress |= self.start_calls(now_ms);
+            // A call that begins is polled here, and one that ends may let another begin: the socket need not be asked in between.
+            loop {
+                self.start_calls(now_ms);
+                if !self.poll_calls(cx) {
+                    break;
+                }
+            }
             if self.live.is_some() {
                 progress |= self.poll_mailbox(cx, now_ms);
                 progress |= self.poll_socket_read(cx, now_ms);
@@ -180,18 +186,15 @@ impl<S: Stream> Session<S> {
     }
 
     /// Starts the calls of waiting messages as far as the window allows.
-    fn start_calls(&mut self, now_ms: u64) -> bool {
-        let mut progress = false;
+    fn start_calls(&mut self, now_ms: u64) {
         loop {
             if let Some(held) = self.held.take_if(|held| self.calls.iter().all(|call| held.same_route(&call.route))) {
                 self.start(held);
-                progress = true;
             }
             if self.held.is_some() {
-                return progress;
+                return;
             }
-            let Some(waiting) = self.machine.next_message(now_ms) else { return progress };
-            progress = true;
+            let Some(waiting) = self.machine.next_message(now_ms) else { return };
             self.refresh();
             let received = self.services.epoch + Duration::from_millis(waiting.received_ms);
             let recording = self.record(waiting.seq, &waiting.payload, received);
