@@ -283,6 +283,9 @@ impl Deliver {
 
     /// Writes what a send to many left, a few in a turn: whatever else a worker has to do goes before the next few.
     fn write_out(&self, mut left: Vec<Arc<Connection>>) {
+        if left.is_empty() {
+            return;
+        }
         let workers = tokio::runtime::Handle::current().metrics().num_workers();
         let most = left.len().div_ceil(workers).max(WRITES_A_TASK_MIN);
         while !left.is_empty() {
