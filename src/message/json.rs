@@ -12,7 +12,12 @@ pub const KEY_REPEATED: &str = "a key is repeated, and its readers might take di
 
 /// Reads a whole text. No object in it may have a key twice.
 pub fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
-    serde_json::from_slice::<Strict>(text).map(|strict| strict.0)
+    // One look at the whole text is cheaper than one at each of its strings.
+    let strict = match std::str::from_utf8(text) {
+        Ok(text) => serde_json::from_str::<Strict>(text),
+        Err(_) => serde_json::from_slice::<Strict>(text),
+    };
+    strict.map(|strict| strict.0)
 }
 
 struct Strict(Value);

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::de::Read;
 
 use crate::message::json::KEY_REPEATED;
 
@@ -51,7 +52,17 @@ impl Pointer {
     /// Follows the pointer through JSON text. The whole text is checked to be JSON, but only the name is built.
     /// A repeated key on the way is an error: the receiver of the message might take the other one.
     pub fn find<'a>(&self, json: &'a [u8]) -> Result<Found<'a>, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        // One look at the whole text is cheaper than one at each of its strings.
+        match std::str::from_utf8(json) {
+            Ok(text) => self.seek(serde_json::Deserializer::from_str(text)),
+            Err(_) => self.seek(serde_json::Deserializer::from_slice(json)),
+        }
+    }
+
+    fn seek<'a, R: Read<'a>>(
+        &self,
+        mut deserializer: serde_json::Deserializer<R>,
+    ) -> Result<Found<'a>, serde_json::Error> {
         let found = Seek { tokens: &self.tokens }.deserialize(&mut deserializer)?;
         deserializer.end()?;
         Ok(found.map_or(Found::Missing, Found::Text))
