@@ -52,6 +52,10 @@ impl ConnectionId {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The node that owns this connection.
     pub fn node(&self) -> NodeId {
         let mut node = [0; NODE_LEN];

@@ -25,6 +25,18 @@ pub fn hex(out: &mut [u8], mut number: u128) {
     }
 }
 
+/// Writes a text as JSON, in quotes.
+pub fn quoted(json: &mut Vec<u8>, text: &str) {
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        // Writing a string to a Vec does not fail.
+        let _ = serde_json::to_writer(json, text);
+        return;
+    }
+    json.push(b'"');
+    json.extend_from_slice(text.as_bytes());
+    json.push(b'"');
+}
+
 /// A time as `2021-02-25T15:02:10.250Z` (RFC 3339); of 1970 to 9999.
 pub fn rfc3339(time: SystemTime) -> [u8; 24] {
     const LAST: u64 = 253_402_300_799;
@@ -85,6 +97,13 @@ mod tests {
             let mut out = [0; 32];
             hex(&mut out, wide);
             prop_assert_eq!(ascii(&out), format!("{wide:032x}"));
+        }
+
+        #[test]
+        fn texts_are_quoted_as_serde_json_quotes_them(text in r#"[a-c"\\\n\x7fé ]{0,8}"#) {
+            let mut json = Vec::new();
+            quoted(&mut json, &text);
+            prop_assert_eq!(json, serde_json::to_vec(&text).expect("JSON"));
         }
 
         #[test]

@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderName};
 
 use super::head::Head;
 use super::{Contract, Mode};
-use crate::message::text::{decimal, rfc3339};
+use crate::message::text::{decimal, quoted, rfc3339};
 use crate::message::{Event, Format, Traceparent};
 
 /// Room for the attributes of a usual event in JSON.
@@ -102,62 +102,58 @@ fn put(head: &mut impl Head, name: &'static HeaderName, value: &str) {
 
 /// The JSON format of CloudEvents. A JSON body goes in as it is. `traceparent` is there where no header bears it.
 pub(super) fn structured(json: &mut Vec<u8>, event: &Event, traceparent: Option<Traceparent>) {
-    json.extend_from_slice(br#"{"specversion":"1.0","id":""#);
+    let put = |json: &mut Vec<u8>, part: &[u8]| json.extend_from_slice(part);
+    put(json, br#"{"specversion":"1.0","id":""#);
     id(json, event);
-    json.push(b'"');
-    member(json, "source", &event.endpoint);
-    plain(json, "type", event.kind.type_name().as_bytes());
-    plain(json, "time", &rfc3339(event.time));
-    json.extend_from_slice(br#","seq":"#);
+    put(json, br#"","source":"#);
+    quoted(json, &event.endpoint);
+    put(json, br#","type":""#);
+    put(json, event.kind.type_name().as_bytes());
+    put(json, br#"","time":""#);
+    put(json, &rfc3339(event.time));
+    put(json, br#"","seq":"#);
     decimal(json, event.seq);
-    plain(json, "connectionid", event.connection.as_str().as_bytes());
-    for (name, value) in [("event", &event.name), ("userid", &event.user), ("context", &event.context)] {
-        if let Some(value) = value {
-            member(json, name, value);
-        }
-    }
+    put(json, br#","connectionid":""#);
+    put(json, event.connection.as_bytes());
+    json.push(b'"');
+    member(json, br#","event":"#, event.name.as_deref());
+    member(json, br#","userid":"#, event.user.as_deref());
+    member(json, br#","context":"#, event.context.as_deref());
     if let Some(traceparent) = traceparent {
-        plain(json, "traceparent", &traceparent.text());
+        put(json, br#","traceparent":""#);
+        put(json, &traceparent.text());
+        json.push(b'"');
     }
     // An event without a body (none of ours today, but the format allows it) has no data.
     if !(event.body.is_empty() && event.format == Format::Json) {
-        plain(json, "datacontenttype", event.format.content_type().as_bytes());
+        put(json, br#","datacontenttype":""#);
+        put(json, event.format.content_type().as_bytes());
+        json.push(b'"');
         data(json, event);
     }
     json.push(b'}');
 }
 
 fn data(json: &mut Vec<u8>, event: &Event) {
-    match (event.format, std::str::from_utf8(&event.body)) {
-        (Format::Json, _) => {
-            json.extend_from_slice(br#","data":"#);
-            json.extend_from_slice(&event.body);
-        }
-        (Format::Text, Ok(text)) => member(json, "data", text),
-        (Format::Text | Format::Binary, _) => {
-            member(json, "data_base64", &base64::engine::general_purpose::STANDARD.encode(&event.body));
+    if event.format == Format::Json {
+        json.extend_from_slice(br#","data":"#);
+        json.extend_from_slice(&event.body);
+        return;
+    }
+    match std::str::from_utf8(&event.body) {
+        Ok(text) if event.format == Format::Text => member(json, br#","data":"#, Some(text)),
+        _ => {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(&event.body);
+            member(json, br#","data_base64":"#, Some(&encoded));
         }
     }
 }
 
-fn member(json: &mut Vec<u8>, name: &str, value: &str) {
-    begin(json, name);
-    // Writing a string to a Vec does not fail.
-    let _ = serde_json::to_writer(json, value);
-}
-
-/// A member whose value has nothing that JSON would escape.
-fn plain(json: &mut Vec<u8>, name: &str, value: &[u8]) {
-    begin(json, name);
-    json.push(b'"');
-    json.extend_from_slice(value);
-    json.push(b'"');
-}
-
-fn begin(json: &mut Vec<u8>, name: &str) {
-    json.extend_from_slice(b",\"");
-    json.extend_from_slice(name.as_bytes());
-    json.extend_from_slice(b"\":");
+fn member(json: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
+    if let Some(value) = value {
+        json.extend_from_slice(name);
+        quoted(json, value);
+    }
 }
 
 /// Percent-encodes as the HTTP binding says (3.1.3.2): all but visible ASCII, and `"` and `%`.
