@@ -13,11 +13,20 @@ use crate::upstream::contract::batch;
 /// What becomes of one event.
 pub type Outcome = Result<Answer, Failure>;
 
+/// How much a parcel holds.
+#[derive(Default)]
+pub struct Room {
+    bytes: usize,
+    events: usize,
+}
+
 /// Events in the order in which they came, written as one JSON list.
 #[derive(Default)]
 pub struct Parcel {
-    /// `[` and the events, separated by commas.
+    /// `[` and the events, separated by commas. Empty once it is packed.
     json: Vec<u8>,
+    /// The body that was made of it.
+    body: Bytes,
     entries: Vec<Entry>,
 }
 
@@ -34,6 +43,15 @@ struct Entry {
 }
 
 impl Parcel {
+    pub fn with_room(room: &Room) -> Self {
+        Self { json: Vec::with_capacity(room.bytes), entries: Vec::with_capacity(room.events), ..Self::default() }
+    }
+
+    pub fn room(&self) -> Room {
+        Room { bytes: self.json.len() + 1, events: self.entries.len() }
+    }
+
+    /// Not once it is packed.
     pub fn add(&mut self, event: &Event, deadline: Instant, waiter: oneshot::Sender<Outcome>) {
         self.json.push(if self.entries.is_empty() { b'[' } else { b',' });
         let begin = self.json.len();
@@ -107,19 +125,21 @@ impl Parcel {
         let is_awaited = |entry: &Entry| entry.waiter.as_ref().is_some_and(|waiter| !waiter.is_closed());
         if !self.entries.iter().all(is_awaited) {
             let all = std::mem::take(self);
+            let json: &[u8] = if all.json.is_empty() { &all.body } else { &all.json };
             let awaited = all.entries.into_iter().filter(is_awaited);
-            awaited.for_each(|entry| self.take(entry, &all.json));
+            awaited.for_each(|entry| self.take(entry, json));
         }
-        let mut body = Vec::with_capacity(self.json.len() + 1);
-        body.extend_from_slice(&self.json);
-        body.push(b']');
+        if !self.json.is_empty() {
+            self.json.push(b']');
+            self.body = std::mem::take(&mut self.json).into();
+        }
         let mut id = String::new();
         if let Some(first) = self.entries.first() {
             // A set of events only ever loses some, and each event is in one set: its first and its number name it.
             // Writing to a String does not fail.
             let _ = write!(id, "{}.{}.{}", first.connection.as_str(), first.seq, self.entries.len());
         }
-        (id, body.into())
+        (id, self.body.clone())
     }
 
     /// Takes over an entry whose JSON is in `json`.

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::BatchSettings;
-use super::parcel::{Outcome, Parcel};
+use super::parcel::{Outcome, Parcel, Room};
 use crate::message::{Event, Failure};
 
 /// What waits to be sent, and how much is with the upstream.
@@ -15,6 +15,8 @@ pub struct Queue {
     /// They take no more events.
     full: VecDeque<Parcel>,
     open: Option<Parcel>,
+    /// What the last parcel held: the next one will hold about as much.
+    usual: Room,
     /// Events in all parcels here.
     events: usize,
     events_max: usize,
@@ -34,7 +36,8 @@ pub struct Joined {
 impl Queue {
     pub fn new(settings: BatchSettings, waiting_max: usize) -> Self {
         let events_max = waiting_max.saturating_add(settings.max);
-        Self { full: VecDeque::new(), open: None, events: 0, events_max, settings, under_way: 0 }
+        let (full, usual) = (VecDeque::new(), Room::default());
+        Self { full, open: None, usual, events: 0, events_max, settings, under_way: 0 }
     }
 
     /// Adds an event.
@@ -49,7 +52,7 @@ impl Queue {
         }
         self.events += 1;
         let mut runners = usize::from(self.open.is_none());
-        let open = self.open.get_or_insert_default();
+        let open = self.open.get_or_insert_with(|| Parcel::with_room(&self.usual));
         open.add(event, deadline, waiter);
         if open.bytes() > self.settings.size && open.len() > 1 {
             let last = open.split_last();
@@ -86,6 +89,7 @@ impl Queue {
         let parcel = self.full.pop_front().or_else(|| self.open.take())?;
         self.events -= parcel.waiting_len();
         self.under_way += 1;
+        self.usual = parcel.room();
         Some(parcel)
     }
 }
