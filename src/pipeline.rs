@@ -8,6 +8,7 @@ mod rights;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -42,6 +43,8 @@ const VIOLATIONS: [CloseCode; 4] =
 /// Holds the current snapshot and takes messages through it.
 pub struct Pipeline {
     current: ArcSwap<Snapshot>,
+    /// That of `current`, read many times for each message.
+    generation: AtomicU64,
     recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
     spans: Spans,
@@ -117,7 +120,8 @@ impl Routed {
 impl Pipeline {
     pub fn new(snapshot: Snapshot, metrics: Arc<Metrics>, spans: Spans) -> Arc<Self> {
         let recorder = Recorder::new(metrics.clone());
-        Arc::new(Self { current: ArcSwap::from_pointee(snapshot), recorder, metrics, spans })
+        let generation = snapshot.generation.into();
+        Arc::new(Self { current: ArcSwap::from_pointee(snapshot), generation, recorder, metrics, spans })
     }
 
     /// The generation in use.
@@ -127,16 +131,19 @@ impl Pipeline {
 
     /// Swaps the generation. Messages under way finish with the one that they began with.
     pub fn swap(&self, snapshot: Snapshot) {
+        let generation = snapshot.generation;
         self.current.store(Arc::new(snapshot));
+        // Whoever sees the number finds the snapshot.
+        self.generation.store(generation, Ordering::Release);
     }
 
     /// Replaces `endpoint` by its newest generation; true if it changed. An endpoint that the configuration no longer has
     /// stays as it was for the connections that are on it.
     pub fn refresh(&self, endpoint: &mut Arc<Endpoint>) -> bool {
-        let snapshot = self.current.load();
-        if snapshot.generation == endpoint.generation {
+        if self.generation.load(Ordering::Acquire) == endpoint.generation {
             return false;
         }
+        let snapshot = self.current.load();
         match snapshot.endpoint(&endpoint.draft.path) {
             Some(newest) if newest.generation != endpoint.generation => {
                 *endpoint = newest.clone();
