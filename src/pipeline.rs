@@ -157,8 +157,7 @@ impl Pipeline {
     pub fn prepare(&self, endpoint: &Arc<Endpoint>, sender: Sender, mut inbound: Inbound) -> Prepared {
         let (seq, recording) = (inbound.seq, inbound.recording.take());
         match self.decode(endpoint, sender, inbound) {
-            Ok(routed) => {
-                let mut routed = Box::new(routed);
+            Ok(mut routed) => {
                 routed.recording = recording.map(|mut recording| {
                     recording::routed(&mut recording, &mut routed);
                     recording
@@ -197,12 +196,14 @@ impl Pipeline {
 
     /// Calls the upstream and makes the verdict.
     pub async fn call(self: Arc<Self>, routed: Box<Routed>) -> Verdict {
-        let Routed { endpoint, route, event, received, mut commands, recording } = *routed;
-        let deadline = received + route.draft.deadline.unwrap_or(route.upstream.deadline());
+        let Routed { route, event, received, .. } = &*routed;
+        let deadline = *received + route.draft.deadline.unwrap_or(route.upstream.deadline());
         let result = match &route.batcher {
-            Some(batcher) => batcher.call(&event, deadline).await,
-            None => route.upstream.call(&event, deadline).await,
+            Some(batcher) => batcher.call(event, deadline).await,
+            // It is large, and a batch has no use for the room.
+            None => Box::pin(route.upstream.call(event, deadline)).await,
         };
+        let Routed { endpoint, route, event, received, mut commands, recording } = *routed;
         let result = result.and_then(|answer| self.check_reply(&endpoint, &route, answer));
         route.metrics.duration.observe(received.elapsed().as_secs_f64());
         if event.traceparent.sampled {
@@ -251,7 +252,12 @@ impl Pipeline {
         }
     }
 
-    fn decode(&self, endpoint: &Arc<Endpoint>, sender: Sender, inbound: Inbound) -> Result<Routed, (Reject, Arc<str>)> {
+    fn decode(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        sender: Sender,
+        inbound: Inbound,
+    ) -> Result<Box<Routed>, (Reject, Arc<str>)> {
         let Inbound { seq, payload, received, .. } = inbound;
         let none = || Arc::from("$none");
         if payload.kind() == Kind::Text && endpoint.draft.event != EventName::None {
@@ -293,7 +299,7 @@ impl Pipeline {
             attempts: Attempts::default(),
         };
         let (endpoint, route) = (endpoint.clone(), route.clone());
-        Ok(Routed { endpoint, route, event, received, commands, recording: None })
+        Ok(Box::new(Routed { endpoint, route, event, received, commands, recording: None }))
     }
 
     fn check_message(

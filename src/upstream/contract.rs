@@ -8,6 +8,7 @@ pub mod head;
 mod request;
 mod signature;
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -74,7 +75,7 @@ impl Contract {
     }
 
     /// Writes the headers (all but `host` and `content-length`) of one attempt at `now`, and gives back its body.
-    pub fn request(&self, event: &Event, now: SystemTime, head: &mut impl Head) -> Bytes {
+    pub fn request<'a>(&self, event: &'a Event, now: SystemTime, head: &mut impl Head) -> Cow<'a, Bytes> {
         request::build(self, event, now, head)
     }
 }

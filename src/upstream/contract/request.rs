@@ -1,6 +1,7 @@
 //! An event as the headers and body of a request: CloudEvents 1.0, HTTP binding, binary or structured mode.
 //! On the path of every message: what is written goes straight to where it leaves from.
 
+use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -34,18 +35,23 @@ static WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signatur
 static WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 
 /// Writes the headers of one event's request and gives back its body.
-pub(super) fn build(contract: &Contract, event: &Event, now: SystemTime, head: &mut impl Head) -> Bytes {
+pub(super) fn build<'a>(
+    contract: &Contract,
+    event: &'a Event,
+    now: SystemTime,
+    head: &mut impl Head,
+) -> Cow<'a, Bytes> {
     head.fixed(&contract.fixed);
     let body = match contract.mode {
         Mode::Binary => {
             binary(head, event);
-            event.body.clone()
+            Cow::Borrowed(&event.body)
         }
         Mode::Structured => {
             put(head, &CONTENT_TYPE, STRUCTURED);
             let mut json = Vec::with_capacity(STRUCTURED_BYTES + event.body.len() + event.body.len() / 2);
             structured(&mut json, event, None);
-            json.into()
+            Cow::Owned(json.into())
         }
     };
     sign(contract, head, |out| id(out, event), &body, now);
@@ -91,7 +97,7 @@ fn binary(head: &mut impl Head, event: &Event) {
 
 /// The event's ID: the same on every attempt.
 fn id(out: &mut Vec<u8>, event: &Event) {
-    out.extend_from_slice(event.connection.as_str().as_bytes());
+    out.extend_from_slice(event.connection.as_bytes());
     out.push(b'.');
     decimal(out, event.seq);
 }

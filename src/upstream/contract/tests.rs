@@ -59,7 +59,7 @@ impl Ask for Contract {
         read.sort_unstable();
         written.sort_unstable();
         assert_eq!(read, written);
-        (headers, body)
+        (headers, body.into_owned())
     }
 }
 

@@ -1,5 +1,6 @@
 //! One attempt at one address: a connection, a request, its response. Must not know breakers or other attempts.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -36,7 +37,7 @@ pub trait Errand {
     type Answer;
 
     /// Writes the headers of an attempt at `now`, and gives back its body.
-    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Bytes;
+    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Cow<'_, Bytes>;
 
     /// The largest body of an answer, where each event may have so much.
     fn answer_size(&self, each: usize) -> usize;
@@ -53,7 +54,7 @@ pub trait Errand {
 impl Errand for Event {
     type Answer = Answer;
 
-    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Bytes {
+    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Cow<'_, Bytes> {
         contract.request(self, now, head)
     }
 
@@ -143,7 +144,7 @@ impl Client {
             }
             Channel::Http2(sender) => {
                 let mut head = Map::default();
-                let mut request = Request::new(Full::new(errand.request(&self.contract, now, &mut head)));
+                let mut request = Request::new(Full::new(errand.request(&self.contract, now, &mut head).into_owned()));
                 *request.method_mut() = Method::POST;
                 *request.headers_mut() = head.into_headers();
                 *request.uri_mut() = Uri::clone(&endpoint.target.absolute);

@@ -4,6 +4,7 @@
 mod parcel;
 mod queue;
 
+use std::borrow::Cow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -244,9 +245,9 @@ struct Shipment {
 impl Errand for Shipment {
     type Answer = Outcomes;
 
-    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Bytes {
+    fn request(&self, contract: &Contract, now: SystemTime, head: &mut impl Head) -> Cow<'_, Bytes> {
         batch::headers(contract, &self.id, &self.body, now, head);
-        self.body.clone()
+        Cow::Borrowed(&self.body)
     }
 
     fn answer_size(&self, each: usize) -> usize {
