@@ -62,7 +62,8 @@ impl Batcher {
         let (waiter, outcome) = oneshot::channel();
         let Joined { runners, is_full } = self.queue.lock().join(event, deadline, waiter)?;
         for _ in 0..runners {
-            self.client.tasks.spawn(self.clone().run());
+            // Boxed, for it is large and spawning moves a future several times.
+            self.client.tasks.spawn(Box::pin(self.clone().run()));
         }
         if is_full {
             self.due.notify_waiters();
