@@ -33,6 +33,9 @@ pub struct Load {
     pub pid: u32,
     #[arg(long, default_value_t = 64)]
     pub connections: usize,
+    /// Handshakes that are under way together
+    #[arg(long, default_value_t = 32)]
+    pub at_once: usize,
     /// In all
     #[arg(long, default_value_t = 20_000)]
     pub messages: usize,
@@ -95,13 +98,12 @@ pub async fn connect(load: &Load, at: usize) -> Socket {
 /// Opens all connections, some at a time; they come in the order of their numbers.
 #[expect(clippy::disallowed_methods, reason = "a program of its own, without a drain")]
 pub async fn connect_all(load: &Load) -> Vec<Socket> {
-    const WORKERS: usize = 32;
-    let workers: Vec<_> = (0..WORKERS)
+    let workers: Vec<_> = (0..load.at_once)
         .map(|worker| {
             let load = load.clone();
             tokio::spawn(async move {
                 let mut sockets = Vec::new();
-                for at in (worker..load.connections).step_by(WORKERS) {
+                for at in (worker..load.connections).step_by(load.at_once) {
                     sockets.push((at, connect(&load, at).await));
                 }
                 sockets
