@@ -49,8 +49,8 @@ const WORKLOADS: &[Workload] = &[
     pure("fan-out: one send to a group of 100, by their outlets", fanout, 27_051),
     whole("round trip: there and back through an HTTP handler", || round_trips("/plain", 1), 34_087),
     whole("round trip: the same, with a schema", || round_trips("/schema", 1), 36_743),
-    whole("round trip: the same, in a batch of its own", || round_trips("/batch", 1), 49_315),
-    crowd("round trip: of each of 64 in batches, with a schema", || round_trips("/batch", CROWD), 25_853),
+    whole("round trip: the same, in a batch of its own", || round_trips("/batch", 1), 48_279),
+    crowd("round trip: of each of 64 in batches, with a schema", || round_trips("/batch", CROWD), 26_800),
     whole("push: by REST, written, and its answer", push, 22_586),
 ];
 

@@ -23,7 +23,6 @@ pub const ANSWERS_MEDIA_TYPE: &str = "application/vnd.holdfast.batch+json";
 
 /// Writes one event of a batch: its structured form, with its own trace.
 pub fn write(json: &mut Vec<u8>, event: &Event) {
-    json.reserve(request::STRUCTURED_BYTES + event.body.len());
     request::structured(json, event, Some(event.traceparent));
 }
 

@@ -14,7 +14,7 @@ use crate::message::text::{decimal, quoted, rfc3339};
 use crate::message::{Event, Format, Traceparent};
 
 /// Room for the attributes of a usual event in JSON.
-pub(super) const STRUCTURED_BYTES: usize = 448;
+const STRUCTURED_BYTES: usize = 448;
 const STRUCTURED: &str = "application/cloudevents+json";
 const BATCH: &str = "application/cloudevents-batch+json";
 

@@ -47,8 +47,9 @@ impl Parcel {
         Self { json: Vec::with_capacity(room.bytes), entries: Vec::with_capacity(room.events), ..Self::default() }
     }
 
+    /// A little more than it holds now, for another as large.
     pub fn room(&self) -> Room {
-        Room { bytes: self.json.len() + 1, events: self.entries.len() }
+        Room { bytes: self.json.len() + self.json.len() / 8 + 1, events: self.entries.len() }
     }
 
     /// Not once it is packed.
