@@ -12,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::stream::Plain;
+use super::stream::{Plain, Stream};
 use super::task::CLOSE_TIMEOUT;
 use super::{Machine, Services, Session, Socket};
 use crate::config;
@@ -61,6 +61,8 @@ fn connection(user: Option<&str>, ip: &str) -> Arc<Connection> {
         groups_max: 1,
     })
 }
+
+impl Stream for DuplexStream {}
 
 impl Rig {
     fn new(limits: &str) -> Self {
