@@ -130,6 +130,8 @@ struct State {
     gone: bool,
     /// The writer has something that is not in the socket yet: until then only it may write.
     is_writing: bool,
+    /// Somebody will call `write_out`.
+    is_left: bool,
     /// Bytes of the first entry's frame that the outlet wrote.
     begun: u32,
     waker: Option<Waker>,
@@ -151,6 +153,7 @@ impl Mailbox {
                 close: None,
                 gone: false,
                 is_writing: false,
+                is_left: false,
                 begun: 0,
                 waker: None,
                 outlet: None,
@@ -204,8 +207,10 @@ impl Mailbox {
         }
         state.append(entry);
         if wrote == Wrote::Nothing && way == Way::OutletOrLeft {
-            // Who was first was told, or has woken the writer.
-            return if is_first { Offered::Left } else { Offered::Queued };
+            // Who was first was told, or has woken the writer; and one who comes to write out is enough.
+            let is_new = is_first && !state.is_left;
+            state.is_left |= is_first;
+            return if is_new { Offered::Left } else { Offered::Queued };
         }
         state.wake();
         Offered::Queued
@@ -214,6 +219,7 @@ impl Mailbox {
     /// Writes what was left, if the outlet takes it; else wakes the writer.
     pub fn write_out(&self) {
         let mut state = self.state.lock();
+        state.is_left = false;
         let Some(payload) = state.queue.front().map(|entry| entry.payload.clone()) else { return };
         // The writer writes several with one call of the system.
         if state.queue.len() > 1 || !state.is_taking() {

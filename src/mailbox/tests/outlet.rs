@@ -208,3 +208,20 @@ fn after_a_close_nothing_is_written_past_the_writer() {
     assert!(wire.lock().bytes.is_empty(), "the writer has been woken and may be at it");
     assert_eq!(mailbox.push(text(1), None, Urgency::Insistent, Way::Outlet), Offered::Gone);
 }
+
+#[test]
+fn a_mailbox_is_left_to_one_alone() {
+    let (mailbox, wire) = direct(1000, 0);
+    take(&mailbox);
+    let push = || mailbox.push(text(1), None, Urgency::Insistent, Way::OutletOrLeft);
+    assert_eq!((push(), push()), (Offered::Left, Offered::Queued));
+    // The writer comes for a reason of its own; whoever was told is still to come.
+    assert_eq!(take(&mailbox).entries.len(), 2);
+    mailbox.release(2, 2, true);
+    assert_eq!(push(), Offered::Queued);
+    wire.lock().room = 1000;
+    mailbox.write_out();
+    assert_eq!(wire.lock().bytes, b"x|");
+    wire.lock().room = 0;
+    assert_eq!(push(), Offered::Left);
+}
