@@ -439,7 +439,8 @@ const BATCH: &[Key] = &[
         "wait",
         Duration(0, 10 * SECOND),
         Is("2ms"),
-        "The longest that a message waits for others. It waits only while another request of the route is under way.",
+        "The longest that a message waits for others. It waits only while another request of the route is under way, and for 2 ms \
+         after one that has brought several answers.",
     ),
     hot("size", Size(1, GIB), Is("1MiB"), "Bytes of one request's body; a message that is larger goes alone."),
 ];

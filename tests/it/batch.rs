@@ -116,6 +116,23 @@ async fn what_waits_for_a_request_goes_together_in_the_next_as_cloud_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_alone_after_a_batch_waits_for_the_others_only_a_moment() {
+    let (app, gate) = gated(|event| json!({"data": event["data"]})).await;
+    let holdfast = Holdfast::start(&app, &routes("max: 100, wait: 10s")).await;
+    let mut clients = connect(&holdfast, 20).await;
+    pile_up(&holdfast, &app, &mut clients, |at| json!({"type": "a", "n": at}).to_string()).await;
+    gate.add_permits(3);
+    for client in &mut clients {
+        client.text().await;
+    }
+    assert_eq!(app.calls().len(), 2, "19 had their answers together");
+    let begun = Instant::now();
+    clients[7].send(r#"{"type":"a","n":20}"#).await;
+    assert_eq!(clients[7].json().await["n"], 20);
+    assert!(begun.elapsed() < Duration::from_secs(5), "it waited {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_holds_no_more_events_or_bytes_than_it_may() {
     let (app, gate) = gated(|event| json!({"data": event["data"]})).await;
     let holdfast = Holdfast::start(&app, &routes("max: 8, wait: 10s, size: 4KiB")).await;

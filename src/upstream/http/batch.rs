@@ -14,7 +14,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Client;
 use super::attempt::{Errand, Problem};
@@ -34,7 +34,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub struct BatchSettings {
     /// Events in one request.
     pub max: usize,
-    /// The longest that an event waits for others while a request of its route is under way.
+    /// The longest that an event waits for others, which it does while a request of its route is under way and for a moment after it.
     pub wait: Duration,
     /// Bytes of one request's body; an event that is larger goes alone.
     pub size: usize,
@@ -43,9 +43,8 @@ pub struct BatchSettings {
 /// Gathers the events of one route.
 pub struct Batcher {
     client: Arc<Client>,
-    settings: BatchSettings,
     queue: Mutex<Queue>,
-    /// A parcel is full, or no request is under way any more.
+    /// A parcel is full, no request is under way any more, or all are here that were waited for.
     due: Notify,
     events: Histogram,
 }
@@ -54,18 +53,18 @@ impl Batcher {
     /// `events` takes the number of events of each request.
     pub(super) fn new(client: Arc<Client>, settings: BatchSettings, events: Histogram) -> Arc<Self> {
         let queue = Mutex::new(Queue::new(settings, client.settings.waiting));
-        Arc::new(Self { client, settings, queue, due: Notify::new(), events })
+        Arc::new(Self { client, queue, due: Notify::new(), events })
     }
 
     /// Delivers one event together with others, until it is answered or `deadline` has passed.
     pub async fn call(self: &Arc<Self>, event: &Event, deadline: Instant) -> Result<Answer, Failure> {
         let (waiter, outcome) = oneshot::channel();
-        let Joined { runners, is_full } = self.queue.lock().join(event, deadline, waiter)?;
+        let Joined { runners, is_due } = self.queue.lock().join(event, deadline, waiter)?;
         for _ in 0..runners {
             // Boxed, for it is large and spawning moves a future several times.
             self.client.tasks.spawn(Box::pin(self.clone().run()));
         }
-        if is_full {
+        if is_due {
             self.due.notify_waiters();
         }
         // A runner that ends without a word has panicked.
@@ -98,23 +97,20 @@ impl Batcher {
                     Err(failure) => self.expire(&mut parcel, Instant::now(), &failure),
                 }
             };
-            self.queue.lock().under_way += 1;
+            self.queue.lock().depart();
         }
     }
 
-    /// Waits for more events, unless a parcel is full or no request is under way that they could wait for.
+    /// Waits for more events, as long as there is a reason to.
     async fn gather(&self) {
-        let mut patience = pin!(sleep_until(Instant::now() + self.settings.wait));
+        let begun = Instant::now();
         loop {
             let mut due = pin!(self.due.notified());
             // From here on nothing is missed.
             due.as_mut().enable();
-            if self.queue.lock().is_due() {
+            let Some(until) = self.queue.lock().gathers_until(begun) else { return };
+            if timeout_at(until, due).await.is_err() {
                 return;
-            }
-            tokio::select! {
-                () = due => {}
-                () = &mut patience => return,
             }
         }
     }
@@ -265,11 +261,8 @@ struct UnderWay<'a>(&'a Batcher);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let mut queue = self.0.queue.lock();
-        queue.under_way -= 1;
-        let is_due = queue.is_due();
-        drop(queue);
-        if is_due {
+        let was_last = self.0.queue.lock().arrive(Instant::now());
+        if was_last {
             self.0.due.notify_waiters();
         }
     }

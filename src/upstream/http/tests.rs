@@ -81,7 +81,7 @@ impl Rig {
     }
 }
 
-fn event(seq: u64) -> Event {
+pub fn event(seq: u64) -> Event {
     Event {
         attempts: Default::default(),
         kind: EventKind::Message,

@@ -17,7 +17,7 @@ pub type Outcome = Result<Answer, Failure>;
 #[derive(Default)]
 pub struct Room {
     bytes: usize,
-    events: usize,
+    pub events: usize,
 }
 
 /// Events in the order in which they came, written as one JSON list.
