@@ -12,20 +12,21 @@ use crate::claims::Grant;
 use crate::ids::ConnectionId;
 use crate::mailbox::Mailbox;
 
-/// One open connection.
+/// One open connection. In this order, so that what a send to many looks at lies together, beside the counts of the `Arc`.
+#[repr(C)]
 pub struct Connection {
-    pub id: ConnectionId,
     /// The endpoint's path.
     pub endpoint: Arc<str>,
-    pub user: Option<Arc<str>>,
-    pub remote_addr: SocketAddr,
-    pub subprotocol: Option<Arc<str>>,
-    pub opened_at: SystemTime,
     pub mailbox: Mailbox,
     /// Messages read from the client.
     pub received: AtomicU64,
     bearer: Mutex<Bearer>,
     membership: Mutex<Membership>,
+    pub id: ConnectionId,
+    pub user: Option<Arc<str>>,
+    pub remote_addr: SocketAddr,
+    pub subprotocol: Option<Arc<str>>,
+    pub opened_at: SystemTime,
 }
 
 /// What may change of who a connection is.

@@ -3,7 +3,6 @@
 
 mod rights;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,41 +224,42 @@ impl Deliver {
         let payload = &payload.for_many();
         let mut left = Vec::new();
         let mut sum = Delivered::default();
-        let mut met: HashMap<Arc<str>, Met> = HashMap::new();
+        let mut met: Vec<Met> = Vec::new();
         self.for_each(to, |connection| {
             if except.contains(&connection.id) {
                 return;
             }
-            if !met.contains_key(&connection.endpoint) {
-                met.insert(connection.endpoint.clone(), self.meet(&connection.endpoint, to, payload));
-            }
-            let met = met.get_mut(&connection.endpoint);
-            match met.and_then(|met| self.offer_to_met(met, connection, payload)) {
+            // Endpoints are few.
+            let at = met.iter().position(|met| met.endpoint == connection.endpoint).unwrap_or_else(|| {
+                met.push(self.meet(&connection.endpoint, to, payload));
+                met.len() - 1
+            });
+            match self.offer_to_met(&mut met[at], &connection, payload) {
                 Some(Offered::Queued | Offered::Replaced) => sum.delivered += 1,
                 Some(Offered::Left) => {
                     sum.delivered += 1;
-                    left.push(connection.clone());
+                    left.push(connection);
                 }
                 _ => sum.dropped += 1,
             }
         });
         self.write_out(left);
-        for (endpoint, met) in &met {
-            self.metrics.count_conflated(endpoint, met.replaced);
+        for met in &met {
+            self.metrics.count_conflated(&met.endpoint, met.replaced);
         }
-        let all_refused = !met.is_empty() && met.values().all(|met| met.fits.is_err());
-        match met.into_values().find_map(|met| met.fits.err()) {
+        let all_refused = !met.is_empty() && met.iter().all(|met| met.fits.is_err());
+        match met.into_iter().find_map(|met| met.fits.err()) {
             Some(violations) if all_refused => Outcome::Invalid(violations),
             _ => Outcome::Many(sum),
         }
     }
 
-    fn meet(&self, endpoint: &str, to: &Target, payload: &Payload) -> Met {
+    fn meet(&self, endpoint: &Arc<str>, to: &Target, payload: &Payload) -> Met {
         let key = match to {
             Target::Group(group) => self.pipeline.conflation_key(endpoint, group, payload),
             _ => None,
         };
-        Met { fits: self.pipeline.check_push(endpoint, payload), key, replaced: 0 }
+        Met { endpoint: endpoint.clone(), fits: self.pipeline.check_push(endpoint, payload), key, replaced: 0 }
     }
 
     /// None where it does not fit the endpoint.
@@ -291,8 +291,9 @@ impl Deliver {
         while !left.is_empty() {
             let part = left.split_off(left.len().saturating_sub(most));
             self.tasks.spawn(async move {
-                for some in part.chunks(WRITES_A_TURN) {
-                    some.iter().for_each(|connection| connection.mailbox.write_out());
+                let mut part = part.into_iter();
+                while part.len() > 0 {
+                    part.by_ref().take(WRITES_A_TURN).for_each(|connection| connection.mailbox.write_out());
                     tokio::task::yield_now().await;
                 }
             });
@@ -350,12 +351,13 @@ impl Deliver {
         }
     }
 
-    fn for_each(&self, to: &Target, mut each: impl FnMut(&Arc<Connection>)) {
+    /// Gives each away: to come back to 10,000 of them only to let them go would fetch each from memory once more.
+    fn for_each(&self, to: &Target, each: impl FnMut(Arc<Connection>)) {
         match to {
-            Target::All => self.registry.all().iter().for_each(&mut each),
-            Target::User(user) => self.registry.user(user).iter().for_each(&mut each),
-            Target::Group(group) => self.registry.group(group).iter().for_each(&mut each),
-            Target::Connection(id) => self.registry.get(id).iter().for_each(&mut each),
+            Target::All => self.registry.all().into_iter().for_each(each),
+            Target::User(user) => self.registry.user(user).into_iter().for_each(each),
+            Target::Group(group) => self.registry.group(group).into_iter().for_each(each),
+            Target::Connection(id) => self.registry.get(id).into_iter().for_each(each),
             Target::Sender => {}
         }
     }
@@ -363,6 +365,7 @@ impl Deliver {
 
 /// What a send to many comes to on one endpoint.
 struct Met {
+    endpoint: Arc<str>,
     /// What its push schema says.
     fits: Result<(), Vec<Violation>>,
     /// What the message is the newest of, if its group asks for that.
