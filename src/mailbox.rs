@@ -324,9 +324,9 @@ impl State {
 
     fn append(&mut self, entry: Entry) {
         self.used += cost(&entry.payload);
-        if self.queue.is_empty() {
+        if self.queue.capacity() == 0 {
             // Mostly it stays alone: room for four would be memory touched for nothing, in each of thousands.
-            self.queue.reserve_exact(1);
+            self.queue = VecDeque::with_capacity(1);
         }
         self.queue.push_back(entry);
     }
