@@ -23,7 +23,7 @@ use crate::codes::{Cause, CloseCode, ErrorCode};
 use crate::connection::Connection;
 use crate::deliver::{Deliver, Registration};
 use crate::limits::{Accounts, Limit, Meters};
-use crate::mailbox::{Close, Offered};
+use crate::mailbox::{Close, Offered, Way};
 use crate::message::{Ending, Payload, Reject};
 use crate::pipeline::{
     Greeting, Inbound, Pipeline, Prepared, Renewal, Routed, Sender, Verdict, error_frame, token_frame,
@@ -106,7 +106,7 @@ impl<S: Stream> Session<S> {
     pub fn run<P>(mut self, greeting: Greeting, place: P) -> impl Future<Output = ()> {
         let Greeting { token_frame, frame, commands, .. } = greeting;
         if let Some(frame) = token_frame {
-            self.send(frame, None);
+            self.send(frame, None, Way::Outlet);
         }
         self.apply(Verdict { frame, commands, ..Verdict::default() });
         // Now it is in the groups that it begins with.
@@ -216,7 +216,9 @@ impl<S: Stream> Session<S> {
     /// Does what a verdict says: the frame first, then the commands, then the close.
     fn apply(&mut self, verdict: Verdict) {
         if let Some(frame) = verdict.frame {
-            self.send(frame, Some(if verdict.is_error { Why::Error } else { Why::Answer }));
+            // Whoever has the answer is in the groups that it gave: it waits in the mailbox until the commands are carried out.
+            let way = if verdict.commands.is_empty() { Way::Outlet } else { Way::Queue };
+            self.send(frame, Some(if verdict.is_error { Why::Error } else { Why::Answer }), way);
         }
         for command in &verdict.commands {
             self.services.deliver.run(command, Some(&self.connection.id));
@@ -232,12 +234,12 @@ impl<S: Stream> Session<S> {
         }
     }
 
-    fn send(&mut self, frame: Payload, why: Option<Why>) {
+    fn send(&mut self, frame: Payload, why: Option<Why>, way: Way) {
         let len = frame.len();
-        if self.offer(frame, why) == Offered::TooLarge {
+        if self.offer(frame, why, way) == Offered::TooLarge {
             tracing::warn!(connection = %self.connection.id, bytes = len, "a reply is larger than limits.send_buffer");
             let reject = Reject::new(ErrorCode::Internal, "the reply is larger than this connection's send buffer");
-            self.offer(error_frame(&reject, self.machine.seq()), Some(Why::Error));
+            self.offer(error_frame(&reject, self.machine.seq()), Some(Why::Error), way);
         }
     }
 
@@ -443,7 +445,7 @@ impl<S: Stream> Session<S> {
                     live.socket.ping();
                 }
             }
-            Due::TokenEnding { left_ms } => self.send(token_frame("expiring", Some(left_ms)), None),
+            Due::TokenEnding { left_ms } => self.send(token_frame("expiring", Some(left_ms)), None, Way::Outlet),
             Due::Close(ending) => self.begin_close(ending),
             Due::GiveUp => self.gone(self.machine.ending()),
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,8 @@ use crate::connection::{Connection, Opening, network};
 use crate::deliver::Deliver;
 use crate::ids::{ConnectionId, NodeId};
 use crate::limits::{Entering, Who};
+use crate::mailbox::{Outlet, Wrote};
+use crate::message::{Command, Payload};
 use crate::pipeline::{Greeting, Pipeline};
 use crate::registry::Registry;
 use crate::snapshot::Snapshot;
@@ -96,6 +99,46 @@ impl Rig {
         self.tasks.spawn(session.run(Greeting::default(), ()));
         WebSocketStream::from_raw_socket(here, Role::Client, None).await
     }
+}
+
+/// An outlet that looks, with each frame, who is in the group.
+struct Probe {
+    services: Arc<Services>,
+    members: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Outlet for Probe {
+    fn write(&mut self, _: &Payload) -> Wrote {
+        self.members.lock().push(self.services.deliver.registry().group("g").len());
+        Wrote::Whole
+    }
+
+    fn written_ms(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn an_answer_leaves_after_its_commands_and_at_once_where_it_has_none() {
+    let members = Arc::new(Mutex::new(Vec::new()));
+    for commands in [vec![Command::Join { connection: None, group: "g".into() }], vec![]] {
+        let services = Rig::new("").services;
+        let endpoint = services.pipeline.snapshot().endpoint("/ws").expect("an endpoint").clone();
+        let connection = connection(None, "127.0.0.1");
+        let registration = services.deliver.register(connection.clone());
+        let socket = Socket::new(tokio::io::duplex(1 << 16).0, &[], 1 << 20);
+        let session = Session::new(services.clone(), endpoint, connection.clone(), registration, socket, None);
+        let probe = Probe { services: services.clone(), members: members.clone() };
+        connection.mailbox.set_outlet(Box::new(probe));
+        // As after the session's first turn.
+        connection.mailbox.take(std::task::Waker::noop(), 1, false);
+        let has_commands = !commands.is_empty();
+        let session = session.run(Greeting { frame: Some(Payload::text("hi")), commands, ..Greeting::default() }, ());
+        assert_eq!(connection.mailbox.used_bytes() > 0, has_commands);
+        assert_eq!(services.deliver.registry().group("g").len(), usize::from(has_commands));
+        drop(session);
+    }
+    assert_eq!(*members.lock(), [0], "only what has no commands was written");
 }
 
 /// Sends one message; the error frame that answers it.

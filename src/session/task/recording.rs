@@ -45,14 +45,14 @@ impl<S: Stream> Session<S> {
         }
     }
 
-    /// Queues a frame. One without a cause is Holdfast's own word about a token, which nobody is shown.
-    pub(super) fn offer(&self, frame: Payload, cause: Option<Cause>) -> Offered {
+    /// Offers a frame to the mailbox. One without a cause is Holdfast's own word about a token, which nobody is shown.
+    pub(super) fn offer(&self, frame: Payload, cause: Option<Cause>, way: Way) -> Offered {
         let mailbox = &self.connection.mailbox;
-        let Some(cause) = cause else { return mailbox.push(frame, None, Urgency::Insistent, Way::Outlet) };
+        let Some(cause) = cause else { return mailbox.push(frame, None, Urgency::Insistent, way) };
         let hide = || self.endpoint.draft.redaction.clone();
         let recorder = self.services.pipeline.recorder();
         recorder.offer(&self.connection, frame, (cause, hide), None, |frame, on_written| {
-            mailbox.push(frame, on_written, Urgency::Insistent, Way::Outlet)
+            mailbox.push(frame, on_written, Urgency::Insistent, way)
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::{Session, millis};
 use crate::claims::Grant;
 use crate::limits::{Excess, Limit};
+use crate::mailbox::Way;
 use crate::pipeline::token_frame;
 use crate::session::machine::{Expiry, Received};
 use crate::session::stream::Stream;
@@ -28,7 +29,7 @@ impl<S: Stream> Session<S> {
                 let now_ms = self.now_ms();
                 let expiry = expiry_of(&self.endpoint, &grant, now_ms);
                 self.machine.set_expiry(expiry);
-                self.send(token_frame("accepted", expiry.map(|expiry| expiry.ends_ms - now_ms)), None);
+                self.send(token_frame("accepted", expiry.map(|expiry| expiry.ends_ms - now_ms)), None, Way::Outlet);
                 if let Some(live) = &mut self.live {
                     live.wake_at(self.services.epoch, self.machine.next_deadline_ms());
                 }
