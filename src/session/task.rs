@@ -105,9 +105,7 @@ impl<S: Stream> Session<S> {
     /// is delivered; `place` is dropped then. Not an `async fn`: that would hold the session twice, and the greeting as long.
     pub fn run<P>(mut self, greeting: Greeting, place: P) -> impl Future<Output = ()> {
         let Greeting { token_frame, frame, commands, .. } = greeting;
-        if let Some(frame) = token_frame {
-            self.send(frame, None, Way::Outlet);
-        }
+        token_frame.into_iter().for_each(|frame| self.send(frame, None, Way::Outlet));
         self.apply(Verdict { frame, commands, ..Verdict::default() });
         // Now it is in the groups that it begins with.
         self.record_connected();
