@@ -1,7 +1,7 @@
 //! Who is connected to this node: connections by ID, by user and by group. No guard outlives a call.
 //! Knows connections; must not know sessions, HTTP or what is sent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -13,12 +13,14 @@ use crate::ids::ConnectionId;
 /// Locks that the maps are spread over.
 const SHARDS: usize = 64;
 
-type Members = HashMap<ConnectionId, Arc<Connection>>;
+/// By their addresses in memory: who writes to all of them in this order finds what is next near what was last, in the kernel too, which
+/// saves a tenth of it.
+type Members = BTreeMap<usize, Arc<Connection>>;
 type Named = HashMap<Arc<str>, Members>;
 
 /// All connections of one node.
 pub struct Registry {
-    connections: Vec<RwLock<Members>>,
+    connections: Vec<RwLock<HashMap<ConnectionId, Arc<Connection>>>>,
     users: Vec<RwLock<Named>>,
     groups: Vec<RwLock<Named>>,
     hasher: RandomState,
@@ -47,9 +49,9 @@ impl Registry {
     pub fn remove(&self, id: &ConnectionId) -> bool {
         let Some(connection) = self.connections[id.spread() % SHARDS].write().remove(id) else { return false };
         if let Some(user) = &connection.user {
-            take(&mut self.users[self.shard(user)].write(), user, id);
+            take(&mut self.users[self.shard(user)].write(), user, &connection);
         }
-        connection.leave_all(|group| take(&mut self.groups[self.shard(group)].write(), group, id));
+        connection.leave_all(|group| take(&mut self.groups[self.shard(group)].write(), group, &connection));
         true
     }
 
@@ -65,7 +67,7 @@ impl Registry {
     /// False if the connection is not known. Leaving a group that it is not in is no failure.
     pub fn leave(&self, id: &ConnectionId, group: &str) -> bool {
         let Some(connection) = self.get(id) else { return false };
-        connection.leave(group, || take(&mut self.groups[self.shard(group)].write(), group, id));
+        connection.leave(group, || take(&mut self.groups[self.shard(group)].write(), group, &connection));
         true
     }
 
@@ -91,7 +93,8 @@ impl Registry {
     pub fn all(&self) -> Vec<Arc<Connection>> {
         let mut all = Vec::with_capacity(self.len());
         self.for_each(|connection| all.push(connection.clone()));
-        in_order(all)
+        all.sort_unstable_by_key(address);
+        all
     }
 
     pub fn len(&self) -> usize {
@@ -119,12 +122,12 @@ fn shards<T: Default>() -> Vec<RwLock<T>> {
 }
 
 fn add(named: &mut Named, name: &Arc<str>, connection: &Arc<Connection>) {
-    named.entry(name.clone()).or_default().insert(connection.id, connection.clone());
+    named.entry(name.clone()).or_default().insert(address(connection), connection.clone());
 }
 
-fn take(named: &mut Named, name: &str, id: &ConnectionId) {
+fn take(named: &mut Named, name: &str, connection: &Arc<Connection>) {
     if let Some(members) = named.get_mut(name) {
-        members.remove(id);
+        members.remove(&address(connection));
         if members.is_empty() {
             named.remove(name);
         }
@@ -132,13 +135,12 @@ fn take(named: &mut Named, name: &str, id: &ConnectionId) {
 }
 
 fn members(named: &Named, name: &str) -> Vec<Arc<Connection>> {
-    named.get(name).map(|members| in_order(members.values().cloned().collect())).unwrap_or_default()
+    named.get(name).map(|members| members.values().cloned().collect()).unwrap_or_default()
 }
 
-/// Who writes to all of them in this order finds what is next near what was last, in the kernel too: that saves a tenth of it.
-fn in_order(mut members: Vec<Arc<Connection>>) -> Vec<Arc<Connection>> {
-    members.sort_unstable_by_key(|member| Arc::as_ptr(member) as usize);
-    members
+/// It is nobody else's while a map holds the connection.
+fn address(connection: &Arc<Connection>) -> usize {
+    Arc::as_ptr(connection) as usize
 }
 
 #[cfg(test)]
