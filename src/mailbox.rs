@@ -3,6 +3,7 @@
 //! must not know sessions, sockets or HTTP.
 
 mod latest;
+mod queue;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::message::{Ending, Payload};
 use latest::Latest;
+use queue::Queue;
 
 /// What each frame counts beside its payload, in bytes: so the byte budget bounds the number of frames too.
 pub const FRAME_OVERHEAD_BYTES: usize = 64;
@@ -118,13 +120,12 @@ pub struct Mailbox {
     state: Mutex<State>,
 }
 
-/// In this order, so that what each push looks at lies together, with the lock behind it: a send to many fetches all of it from memory.
+/// In this order, so that what each push looks at lies together: a send to many fetches all of it from memory.
 #[repr(C)]
 struct State {
-    close: Option<Close>,
+    close: Option<Box<Close>>,
     /// There while a message with a key waits.
     latest: Option<Box<Latest>>,
-    waker: Option<Waker>,
     /// Messages that are in the socket.
     sent: u64,
     /// Bytes queued, and bytes taken but not yet in the socket.
@@ -132,7 +133,7 @@ struct State {
     budget: usize,
     /// None where every payload has to go by the writer.
     outlet: Option<Box<dyn Outlet>>,
-    queue: VecDeque<Entry>,
+    queue: Queue,
     /// Bytes of the first entry's frame that the outlet wrote.
     begun: u32,
     /// The socket is gone.
@@ -141,6 +142,7 @@ struct State {
     is_writing: bool,
     /// Somebody will call `write_out`.
     is_left: bool,
+    waker: Option<Waker>,
 }
 
 impl Mailbox {
@@ -148,7 +150,7 @@ impl Mailbox {
     pub fn new(budget: usize) -> Self {
         Self {
             state: Mutex::new(State {
-                queue: VecDeque::new(),
+                queue: Queue::default(),
                 latest: None,
                 used: 0,
                 budget,
@@ -207,14 +209,18 @@ impl Mailbox {
             let place = state.queue.len();
             state.latest.get_or_insert_default().note(key, place);
         }
-        state.append(entry);
-        if wrote == Wrote::Nothing && way == Way::OutletOrLeft {
-            // Who was first was told, or has woken the writer; and one who comes to write out is enough.
-            let is_new = is_first && !state.is_left;
-            state.is_left |= is_first;
-            return if is_new { Offered::Left } else { Offered::Queued };
+        state.used += cost(&entry.payload);
+        let is_left = wrote == Wrote::Nothing && way == Way::OutletOrLeft;
+        if is_left && is_first {
+            state.queue.push_alone(entry);
+            // One who comes to write out is enough.
+            return if std::mem::replace(&mut state.is_left, true) { Offered::Queued } else { Offered::Left };
         }
-        state.wake();
+        state.queue.push(entry);
+        if !is_left {
+            state.wake();
+        }
+        // Else who was first was told, or has woken the writer.
         Offered::Queued
     }
 
@@ -222,21 +228,19 @@ impl Mailbox {
     pub fn write_out(&self) {
         let mut state = self.state.lock();
         state.is_left = false;
-        // The writer writes several with one call of the system.
-        if state.queue.len() > 1 || !state.is_taking() {
+        let Some(payload) = state.queue.take_alone() else {
+            // The writer writes several with one call of the system.
+            if !state.queue.is_empty() {
+                state.wake();
+            }
+            return;
+        };
+        if !state.is_taking() || state.write(&payload) != Wrote::Whole {
+            state.queue = Queue::Alone(payload);
             return state.wake();
         }
-        let Some(entry) = state.queue.pop_front() else { return };
-        if state.write(&entry.payload) != Wrote::Whole {
-            state.queue.push_front(entry);
-            return state.wake();
-        }
-        state.used = state.used.saturating_sub(cost(&entry.payload));
-        // The buffer goes along: a quiet connection holds none.
-        let buffer = state.clear();
-        drop(state);
-        drop(buffer);
-        entry.written();
+        state.used = state.used.saturating_sub(cost(&payload));
+        state.latest = None;
     }
 
     /// Asks for a close. The first one asked for counts, but a patient one gives way. False if the connection is closing or gone.
@@ -245,7 +249,7 @@ impl Mailbox {
         if !state.is_taking() {
             return false;
         }
-        state.close = Some(close);
+        state.close = Some(Box::new(close));
         state.wake();
         true
     }
@@ -258,7 +262,7 @@ impl Mailbox {
             state.waker = Some(waker.clone());
         }
         let begun = if bytes_max > 0 { state.take_begun() } else { 0 };
-        if state.close == Some(Close::Cut) {
+        if state.close.as_deref() == Some(&Close::Cut) {
             let mut dropped = state.clear();
             state.is_writing = has_more || begun > 0;
             drop(state);
@@ -267,7 +271,7 @@ impl Mailbox {
         }
         let entries = state.take(bytes_max);
         state.is_writing = has_more || !entries.is_empty();
-        Taken { entries, begun, drained: state.queue.is_empty(), close: state.close.clone() }
+        Taken { entries, begun, drained: state.queue.is_empty(), close: state.close.as_deref().cloned() }
     }
 
     /// Gives back the budget of payloads that the socket took. `is_done`: the writer has nothing more.
@@ -322,15 +326,6 @@ impl State {
         (self.is_taking() && (place > 0 || self.begun == 0)).then_some(place)
     }
 
-    fn append(&mut self, entry: Entry) {
-        self.used += cost(&entry.payload);
-        if self.queue.capacity() == 0 {
-            // Mostly it stays alone: room for four would be memory touched for nothing, in each of thousands.
-            self.queue = VecDeque::with_capacity(1);
-        }
-        self.queue.push_back(entry);
-    }
-
     /// Writes by the outlet, where nothing is before the payload.
     fn write(&mut self, payload: &Payload) -> Wrote {
         let Some(outlet) = self.outlet.as_mut().filter(|_| !self.is_writing && self.begun == 0) else {
@@ -351,7 +346,7 @@ impl State {
 
     /// What waits at `place` gives it to the newer one, which may be larger, and is left in its stead.
     fn replace(&mut self, place: usize, newer: &mut Entry) -> Offered {
-        let Some(entry) = self.queue.get_mut(place) else { return Offered::Gone };
+        let Some(entry) = self.queue.entries().get_mut(place) else { return Offered::Gone };
         let used = self.used - entry.payload.len() + newer.payload.len();
         if cost(&newer.payload) > self.budget {
             return Offered::TooLarge;
@@ -366,18 +361,18 @@ impl State {
     }
 
     fn cut(&mut self) {
-        self.close = Some(Close::Cut);
+        self.close = Some(Box::new(Close::Cut));
         self.wake();
     }
 
     fn clear(&mut self) -> VecDeque<Entry> {
         self.latest = None;
-        std::mem::take(&mut self.queue)
+        std::mem::take(&mut self.queue).into_entries()
     }
 
     /// A connection that finishes its answers still takes them.
     fn is_taking(&self) -> bool {
-        !self.gone && matches!(self.close, None | Some(Close::AfterAnswers(..)))
+        !self.gone && matches!(self.close.as_deref(), None | Some(Close::AfterAnswers(..)))
     }
 
     fn admit(&self, cost: usize, urgency: Urgency) -> Offered {
@@ -398,8 +393,8 @@ impl State {
             return VecDeque::new();
         }
         let mut bytes = 0;
-        let count = self
-            .queue
+        let entries = self.queue.entries();
+        let count = entries
             .iter()
             .take_while(|entry| {
                 let more = bytes < bytes_max;
@@ -407,14 +402,14 @@ impl State {
                 more
             })
             .count();
-        if count == self.queue.len() {
+        if count == entries.len() {
             // The buffer goes along: a quiet connection holds none.
             return self.clear();
         }
         if let Some(latest) = &mut self.latest {
             latest.take(count);
         }
-        self.queue.drain(..count).collect()
+        entries.drain(..count).collect()
     }
 
     fn wake(&mut self) {

@@ -309,7 +309,7 @@ async fn what_a_quiet_connection_holds_is_small() {
     let socket = Socket::new(Plain::new(stream), &[], 1 << 20);
     let session = Session::new(rig.services.clone(), endpoint, connection, registration, socket, None);
     let sizes = [
-        ("a connection's shared part", size_of::<Connection>(), 368),
+        ("a connection's shared part", size_of::<Connection>(), 360),
         ("the machine", size_of::<Machine>(), 280),
         ("the socket", size_of::<Socket<Plain>>(), 160),
         // Not the session twice: an `async fn` would hold it as its argument too.
