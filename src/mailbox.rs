@@ -228,19 +228,23 @@ impl Mailbox {
     pub fn write_out(&self) {
         let mut state = self.state.lock();
         state.is_left = false;
-        let Some(payload) = state.queue.take_alone() else {
+        if state.queue.len() != 1 || !state.is_taking() {
             // The writer writes several with one call of the system.
             if !state.queue.is_empty() {
                 state.wake();
             }
             return;
-        };
-        if !state.is_taking() || state.write(&payload) != Wrote::Whole {
-            state.queue = Queue::Alone(payload);
+        }
+        let only = std::mem::take(&mut state.queue);
+        let Some(payload) = only.first() else { return };
+        if state.write(payload) != Wrote::Whole {
+            state.queue = only;
             return state.wake();
         }
-        state.used = state.used.saturating_sub(cost(&payload));
+        state.used = state.used.saturating_sub(cost(payload));
         state.latest = None;
+        drop(state);
+        only.written();
     }
 
     /// Asks for a close. The first one asked for counts, but a patient one gives way. False if the connection is closing or gone.

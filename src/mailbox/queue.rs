@@ -49,14 +49,17 @@ impl Queue {
         entries.push_back(entry);
     }
 
-    /// Takes the message that is alone.
-    pub fn take_alone(&mut self) -> Option<Payload> {
-        match std::mem::take(self) {
+    pub fn first(&self) -> Option<&Payload> {
+        match self {
             Self::Alone(payload) => Some(payload),
-            entries => {
-                *self = entries;
-                None
-            }
+            Self::Entries(entries) => entries.front().map(|entry| &entry.payload),
+        }
+    }
+
+    /// Tells the pushers of all that it is in the socket.
+    pub fn written(self) {
+        if let Self::Entries(entries) = self {
+            entries.into_iter().for_each(Entry::written);
         }
     }
 

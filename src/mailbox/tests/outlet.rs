@@ -199,6 +199,21 @@ fn what_is_begun_is_not_replaced_by_a_newer_one_of_its_key() {
 }
 
 #[test]
+fn what_took_the_place_of_what_was_left_is_written_out_as_that_would_be() {
+    let (mailbox, wire) = direct(1000, 0);
+    take(&mailbox);
+    let key: Arc<str> = "k".into();
+    let push = |text: &str| mailbox.push_latest(&key, Payload::text(text), None, Way::OutletOrLeft);
+    assert_eq!((push("older"), push("newer")), (Offered::Left, Offered::Replaced));
+    wire.lock().room = 1000;
+    mailbox.write_out();
+    assert_eq!(wire.lock().bytes, b"newer|");
+    assert_eq!(mailbox.used_bytes(), 0);
+    wire.lock().room = 0;
+    assert_eq!(push("later"), Offered::Left, "nothing is left to be replaced");
+}
+
+#[test]
 fn after_a_close_nothing_is_written_past_the_writer() {
     let (mailbox, wire) = direct(1000, 1000);
     take(&mailbox);
