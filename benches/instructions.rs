@@ -46,7 +46,7 @@ const WORKLOADS: &[Workload] = &[
     pure("check: parse it and validate it against a schema", check, 8_384),
     pure("route: the ninth of ten patterns", route, 570),
     pure("mailbox: push, take, release, by the queue", mailbox, 704),
-    pure("fan-out: one send to a group of 100, by their outlets", fanout, 20_012),
+    pure("fan-out: one send to a group of 100, by their outlets", fanout, 21_413),
     whole("round trip: there and back through an HTTP handler", || round_trips("/plain", 1), 34_087),
     whole("round trip: the same, with a schema", || round_trips("/schema", 1), 36_743),
     whole("round trip: the same, in a batch of its own", || round_trips("/batch", 1), 48_279),
