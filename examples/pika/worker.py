@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import sys
+import time
 
 import pika
 
@@ -57,8 +59,7 @@ def push(channel, connection, message):
     channel.basic_publish("", "holdfast.commands", json.dumps(message), target)
 
 
-def main():
-    url = os.environ.get("RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
+def work(url):
     channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
     # Also made by Holdfast, with the same properties: whoever comes first makes it.
     channel.queue_declare("chat.events", durable=True, arguments={"x-queue-type": "quorum"})
@@ -66,6 +67,17 @@ def main():
     channel.basic_consume("chat.events", on_event)
     print("ready", flush=True)
     channel.start_consuming()
+
+
+def main():
+    url = os.environ.get("RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
+    while True:
+        try:
+            work(url)
+        except pika.exceptions.AMQPConnectionError as error:
+            # A broker that restarts; also one that still makes the queue which somebody else declared at the same time (541).
+            print(f"again in a second: {error!r}", file=sys.stderr, flush=True)
+            time.sleep(1)
 
 
 if __name__ == "__main__":
