@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::oneshot;
-use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::codes::Cause;
 use crate::connection::{Connection, Joined};
 use crate::ids::ConnectionId;
-use crate::mailbox::{Close, Offered, OnWritten, Urgency, Way};
+use crate::mailbox::{Close, Offered, OnWritten, Receipt, Urgency, Way};
 use crate::message::{Command, Ending, Payload, Target, Violation};
 use crate::pipeline::Pipeline;
 use crate::recorder::{self, Recorder, Redaction};
@@ -166,41 +165,33 @@ impl Deliver {
     }
 
     async fn push_and_wait(&self, id: &ConnectionId, payload: Payload, wait: Option<Duration>) -> Outcome {
-        let Some(wait) = wait else { return self.try_offer(id, payload, None, Way::Outlet) };
-        let (written, mut receipt) = oneshot::channel::<()>();
-        // The receiver may have given up; then nobody needs to know.
-        let on_written = Box::new(move || {
-            let _ = written.send(());
-        });
-        match self.try_offer(id, payload, Some(on_written), Way::Outlet) {
-            Outcome::Queued => match receipt.try_recv() {
-                // Nearly always it is in the socket by now.
-                Ok(()) => Outcome::Written,
-                Err(TryRecvError::Closed) => Outcome::Gone,
-                Err(TryRecvError::Empty) => match tokio::time::timeout(wait, receipt).await {
-                    Ok(Ok(())) => Outcome::Written,
-                    Ok(Err(_)) => Outcome::Gone,
-                    Err(_) => Outcome::TimedOut,
-                },
+        let Some(wait) = wait else { return self.try_offer(id, payload, NOBODY, Way::Outlet) };
+        let mut receipt = None;
+        match (self.try_offer(id, payload, Awaited(&mut receipt), Way::Outlet), receipt) {
+            (Outcome::Queued, None) => Outcome::Written,
+            (Outcome::Queued, Some(receipt)) => match tokio::time::timeout(wait, receipt).await {
+                Ok(Ok(())) => Outcome::Written,
+                Ok(Err(_)) => Outcome::Gone,
+                Err(_) => Outcome::TimedOut,
             },
-            refused => refused,
+            (refused, _) => refused,
         }
     }
 
     /// As `push` without `wait`, for those that cannot wait: a queue's command that is refused is offered again later. Queues have many
     /// at once, which the session writes together.
     pub fn offer(&self, id: &ConnectionId, payload: Payload) -> Outcome {
-        let outcome = self.try_offer(id, payload, None, Way::Queue);
+        let outcome = self.try_offer(id, payload, NOBODY, Way::Queue);
         if outcome != Outcome::Full {
             self.metrics.count_command("send", outcome.name());
         }
         outcome
     }
 
-    fn try_offer(&self, id: &ConnectionId, payload: Payload, on_written: Option<OnWritten>, way: Way) -> Outcome {
+    fn try_offer(&self, id: &ConnectionId, payload: Payload, receipt: impl Receipt, way: Way) -> Outcome {
         let Some(connection) = self.registry.get(id) else { return Outcome::Gone };
         match self.pipeline.check_push(&connection.endpoint, &payload) {
-            Ok(()) => outcome_of(self.push_to(&connection, payload, on_written, Urgency::Polite, way)),
+            Ok(()) => outcome_of(self.push_to(&connection, payload, receipt, Urgency::Polite, way)),
             Err(violations) => Outcome::Invalid(violations),
         }
     }
@@ -213,7 +204,7 @@ impl Deliver {
         };
         let Some(connection) = one.and_then(|id| self.registry.get(id)) else { return Outcome::Gone };
         match self.pipeline.check_push(&connection.endpoint, payload) {
-            Ok(()) => outcome_of(self.push_to(&connection, payload.clone(), None, Urgency::Insistent, Way::Queue)),
+            Ok(()) => outcome_of(self.push_to(&connection, payload.clone(), NOBODY, Urgency::Insistent, Way::Queue)),
             Err(violations) => Outcome::Invalid(violations),
         }
     }
@@ -272,10 +263,10 @@ impl Deliver {
                 connection,
                 payload.clone(),
                 self.as_push(connection),
-                None,
-                |payload, on_written| connection.mailbox.push_latest(key, payload, on_written, Way::OutletOrLeft),
+                NOBODY,
+                |payload, receipt| connection.mailbox.push_latest(key, payload, receipt, Way::OutletOrLeft),
             ),
-            None => self.push_to(connection, payload.clone(), None, Urgency::Insistent, Way::OutletOrLeft),
+            None => self.push_to(connection, payload.clone(), NOBODY, Urgency::Insistent, Way::OutletOrLeft),
         };
         met.replaced += u64::from(offered == Offered::Replaced);
         Some(offered)
@@ -304,13 +295,13 @@ impl Deliver {
         &self,
         connection: &Connection,
         payload: Payload,
-        on_written: Option<OnWritten>,
+        receipt: impl Receipt,
         urgency: Urgency,
         way: Way,
     ) -> Offered {
         let recorder = self.pipeline.recorder();
-        recorder.offer(connection, payload, self.as_push(connection), on_written, |payload, on_written| {
-            connection.mailbox.push(payload, on_written, urgency, way)
+        recorder.offer(connection, payload, self.as_push(connection), receipt, |payload, receipt| {
+            connection.mailbox.push(payload, receipt, urgency, way)
         })
     }
 
@@ -361,6 +352,24 @@ impl Deliver {
             Target::Sender => {}
         }
     }
+}
+
+const NOBODY: Option<OnWritten> = None;
+
+/// Where the receipt of a payload is put that has to wait. Nearly none has to, so that nothing is made for it before.
+struct Awaited<'a>(&'a mut Option<oneshot::Receiver<()>>);
+
+impl Receipt for Awaited<'_> {
+    fn queued(self) -> Option<OnWritten> {
+        let (written, receipt) = oneshot::channel();
+        *self.0 = Some(receipt);
+        // The receiver may have given up; then nobody needs to know.
+        Some(Box::new(move || {
+            let _ = written.send(());
+        }))
+    }
+
+    fn written(self) {}
 }
 
 /// What a send to many comes to on one endpoint.

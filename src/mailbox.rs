@@ -21,6 +21,27 @@ pub const FRAME_OVERHEAD_BYTES: usize = 64;
 /// Called once the payload's bytes are in the socket. Dropped uncalled where they never got there.
 pub type OnWritten = Box<dyn FnOnce() + Send>;
 
+/// Whoever offers a payload and wants to know when its bytes are in the socket, if so.
+pub trait Receipt {
+    /// They have to wait: what to call then.
+    fn queued(self) -> Option<OnWritten>;
+
+    /// They are already.
+    fn written(self);
+}
+
+impl Receipt for Option<OnWritten> {
+    fn queued(self) -> Option<OnWritten> {
+        self
+    }
+
+    fn written(self) {
+        if let Some(on_written) = self {
+            on_written();
+        }
+    }
+}
+
 /// One payload that waits to be written.
 pub struct Entry {
     pub payload: Payload,
@@ -29,9 +50,7 @@ pub struct Entry {
 
 impl Entry {
     fn written(self) {
-        if let Some(on_written) = self.on_written {
-            on_written();
-        }
+        self.on_written.written();
     }
 }
 
@@ -174,22 +193,31 @@ impl Mailbox {
     }
 
     /// Offers a payload. Never blocks.
-    pub fn push(&self, payload: Payload, on_written: Option<OnWritten>, urgency: Urgency, way: Way) -> Offered {
-        self.offer(None, Entry { payload, on_written }, urgency, way)
+    pub fn push(&self, payload: Payload, receipt: impl Receipt, urgency: Urgency, way: Way) -> Offered {
+        self.offer(None, payload, receipt, urgency, way)
     }
 
     /// Offers the newest message of a key, insistently: one with the same key that waits gives it its place.
-    pub fn push_latest(&self, key: &Arc<str>, payload: Payload, on_written: Option<OnWritten>, way: Way) -> Offered {
-        self.offer(Some(key), Entry { payload, on_written }, Urgency::Insistent, way)
+    pub fn push_latest(&self, key: &Arc<str>, payload: Payload, receipt: impl Receipt, way: Way) -> Offered {
+        self.offer(Some(key), payload, receipt, Urgency::Insistent, way)
     }
 
-    fn offer(&self, key: Option<&Arc<str>>, mut entry: Entry, urgency: Urgency, way: Way) -> Offered {
+    fn offer(
+        &self,
+        key: Option<&Arc<str>>,
+        payload: Payload,
+        receipt: impl Receipt,
+        urgency: Urgency,
+        way: Way,
+    ) -> Offered {
         // What is refused, replaced or written is dropped after the lock is free: an `on_written` runs its own code, also when dropped.
+        let mut newer;
         let mut state = self.state.lock();
         if let Some(place) = key.and_then(|key| state.place(key)) {
-            return state.replace(place, &mut entry);
+            newer = Entry { payload, on_written: receipt.queued() };
+            return state.replace(place, &mut newer);
         }
-        match state.admit(cost(&entry.payload), urgency) {
+        match state.admit(cost(&payload), urgency) {
             Offered::Queued => {}
             refused => {
                 if refused == Offered::Overflow {
@@ -199,17 +227,18 @@ impl Mailbox {
             }
         }
         let is_first = state.queue.is_empty();
-        let wrote = if is_first && way != Way::Queue { state.write(&entry.payload) } else { Wrote::Nothing };
+        let wrote = if is_first && way != Way::Queue { state.write(&payload) } else { Wrote::Nothing };
         if wrote == Wrote::Whole {
             drop(state);
-            entry.written();
+            receipt.written();
             return Offered::Queued;
         }
         if let Some(key) = key {
             let place = state.queue.len();
             state.latest.get_or_insert_default().note(key, place);
         }
-        state.used += cost(&entry.payload);
+        state.used += cost(&payload);
+        let entry = Entry { payload, on_written: receipt.queued() };
         let is_left = wrote == Wrote::Nothing && way == Way::OutletOrLeft;
         if is_left && is_first {
             state.queue.push_alone(entry);

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::connection::Connection;
-use crate::mailbox::{Offered, OnWritten};
+use crate::mailbox::{Offered, OnWritten, Receipt};
 use crate::message::Payload;
 use crate::telemetry::Metrics;
 
@@ -113,24 +113,22 @@ impl Recorder {
     }
 
     /// Offers a payload to a connection's mailbox by `push`, and records what becomes of it. `hide` is asked only if somebody looks.
-    pub fn offer(
+    pub fn offer<R: Receipt>(
         &self,
         connection: &Connection,
         payload: Payload,
         (cause, hide): (Cause, impl FnOnce() -> Arc<Redaction>),
-        on_written: Option<OnWritten>,
-        push: impl FnOnce(Payload, Option<OnWritten>) -> Offered,
+        receipt: R,
+        push: impl FnOnce(Payload, Told<R>) -> Offered,
     ) -> Offered {
-        let Some(subject) = self.subject(connection, About::Out) else { return push(payload, on_written) };
+        let Some(subject) = self.subject(connection, About::Out) else { return push(payload, Told::Asker(receipt)) };
         let outgoing = subject.message_out(payload.clone(), hide(), cause);
-        let receipt = outgoing.receipt();
+        let (recorded, asker) = (outgoing.receipt(), receipt.queued());
         let on_written = move || {
-            receipt.written();
-            if let Some(on_written) = on_written {
-                on_written();
-            }
+            recorded.written();
+            asker.written();
         };
-        let offered = push(payload, Some(Box::new(on_written)));
+        let offered = push(payload, Told::Both(Box::new(on_written)));
         outgoing.offered(offered);
         offered
     }
@@ -146,6 +144,29 @@ impl Recorder {
         self.is_watched.store(!watchers.is_empty(), Ordering::Relaxed);
         self.metrics.watchers.set(i64::try_from(watchers.len()).unwrap_or(i64::MAX));
         self.watchers.store(Arc::new(watchers));
+    }
+}
+
+/// Who is told that a payload is in the socket.
+pub enum Told<R> {
+    Asker(R),
+    /// The watchers, and who asked.
+    Both(OnWritten),
+}
+
+impl<R: Receipt> Receipt for Told<R> {
+    fn queued(self) -> Option<OnWritten> {
+        match self {
+            Self::Asker(receipt) => receipt.queued(),
+            Self::Both(on_written) => Some(on_written),
+        }
+    }
+
+    fn written(self) {
+        match self {
+            Self::Asker(receipt) => receipt.written(),
+            Self::Both(on_written) => on_written(),
+        }
     }
 }
 

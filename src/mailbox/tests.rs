@@ -100,7 +100,8 @@ fn a_shut_mailbox_drops_what_it_holds_uncalled() {
     let drops = Arc::new(AtomicUsize::new(0));
     let mailbox = Mailbox::new(1000);
     let witness = Dropped(drops.clone());
-    mailbox.push(text(1), Some(Box::new(move || std::mem::forget(witness))), Urgency::Polite, Way::Queue);
+    let on_written: OnWritten = Box::new(move || std::mem::forget(witness));
+    mailbox.push(text(1), Some(on_written), Urgency::Polite, Way::Queue);
     mailbox.shut();
     assert_eq!(drops.load(Ordering::SeqCst), 1);
     assert_eq!(mailbox.push(text(1), None, Urgency::Insistent, Way::Queue), Offered::Gone);

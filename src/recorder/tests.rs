@@ -22,8 +22,8 @@ fn connection(send_buffer: usize) -> Arc<Connection> {
 
 fn push(recorder: &Recorder, connection: &Connection, text: &str) -> Offered {
     let hide = || Arc::new(Redaction::default());
-    recorder.offer(connection, Payload::text(text), (Cause::Push, hide), None, |payload, on_written| {
-        connection.mailbox.push(payload, on_written, Urgency::Insistent, Way::Queue)
+    recorder.offer(connection, Payload::text(text), (Cause::Push, hide), None, |payload, receipt| {
+        connection.mailbox.push(payload, receipt, Urgency::Insistent, Way::Queue)
     })
 }
 
@@ -69,8 +69,8 @@ async fn a_replaced_message_is_dropped_and_the_newer_one_written() {
     let connection = connection(1 << 20);
     for text in ["older", "newer"] {
         let hide = || Arc::new(Redaction::default());
-        recorder.offer(&connection, Payload::text(text), (Cause::Push, hide), None, |payload, on_written| {
-            connection.mailbox.push_latest(&"key".into(), payload, on_written, Way::Queue)
+        recorder.offer(&connection, Payload::text(text), (Cause::Push, hide), None, |payload, receipt| {
+            connection.mailbox.push_latest(&"key".into(), payload, receipt, Way::Queue)
         });
     }
     take(&connection, true);

@@ -51,8 +51,8 @@ impl<S: Stream> Session<S> {
         let Some(cause) = cause else { return mailbox.push(frame, None, Urgency::Insistent, way) };
         let hide = || self.endpoint.draft.redaction.clone();
         let recorder = self.services.pipeline.recorder();
-        recorder.offer(&self.connection, frame, (cause, hide), None, |frame, on_written| {
-            mailbox.push(frame, on_written, Urgency::Insistent, way)
+        recorder.offer(&self.connection, frame, (cause, hide), None, |frame, receipt| {
+            mailbox.push(frame, receipt, Urgency::Insistent, way)
         })
     }
 
