@@ -5,6 +5,7 @@ mod console;
 mod direct;
 mod guard;
 mod handlers;
+mod heads;
 mod openapi;
 mod operations;
 mod server;

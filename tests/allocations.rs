@@ -20,7 +20,7 @@ const ROUNDS: usize = 100;
 /// The path of an endpoint, and the most that one message there and back may allocate.
 const LIMITS: [(&str, f64); 3] = [("/plain", 10.5), ("/schema", 16.5), ("/batch", 17.0)];
 /// The most that one push by REST may.
-const PUSH_LIMIT: f64 = 9.5;
+const PUSH_LIMIT: f64 = 5.5;
 
 fn main() {
     let scene = Scene::start();

@@ -1,8 +1,7 @@
 //! Who may call the admin listener, how often, and what the audit log says of it; one shape for every refusal. Must not know what a
 //! call does.
 
-use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -79,8 +78,12 @@ impl Guard {
                 Err(Refusal(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)))
             }
         };
+        let (token, refusal) = match admitted {
+            Ok(token) => (token, None),
+            Err(refusal) => (None, Some(refusal)),
+        };
         let is_audited = is_audited(method, matched, rules.audit);
-        Entry { admitted, audited: is_audited.then(|| (method.clone(), request.uri().path().to_owned())) }
+        Entry { token, refusal, audited: is_audited.then(|| (method.clone(), request.uri().path().to_owned())) }
     }
 
     /// False if there were more calls than the rate allows.
@@ -94,23 +97,25 @@ impl Guard {
 /// What the guard says of a request.
 pub struct Entry {
     /// The name of the token that let it in, where tokens are asked for.
-    admitted: Result<Option<Arc<str>>, Refusal>,
+    token: Option<Arc<str>>,
+    refusal: Option<Refusal>,
     /// What the audit log is to tell of it.
     audited: Option<(Method, String)>,
 }
 
 impl Entry {
-    /// Carries out what was let in, or answers why not.
-    pub async fn run(self, caller: &Caller, call: impl Future<Output = Response>) -> Response {
-        let (token, response) = match self.admitted {
-            Ok(token) => (token, call.await),
-            Err(refusal) => (None, refusal.into_response()),
-        };
+    /// The answer to what is not let in.
+    pub fn refusal(&mut self) -> Option<Response> {
+        self.refusal.take().map(IntoResponse::into_response)
+    }
+
+    /// Tells the audit log how a call was answered.
+    pub fn audit(self, caller: &Caller, response: &Response) {
         if let Some((method, path)) = self.audited {
             tracing::info!(
                 target: "holdfast::audit",
                 caller = %caller.addr,
-                token = token.as_deref().unwrap_or_default(),
+                token = self.token.as_deref().unwrap_or_default(),
                 subject = caller.subject.as_deref(),
                 %method,
                 path,
@@ -118,7 +123,6 @@ impl Entry {
                 "admin call"
             );
         }
-        response
     }
 }
 
@@ -160,8 +164,13 @@ pub async fn authorise(
         return next.run(request).await;
     }
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let entry = guard.enter(&request, matched);
-    entry.run(&caller, next.run(request)).await
+    let mut entry = guard.enter(&request, matched);
+    let response = match entry.refusal() {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
+    entry.audit(&caller, &response);
+    response
 }
 
 /// The name of the token that lets a request pass, if one must, or the refusal.
@@ -200,10 +209,12 @@ fn is_foreign(headers: &HeaderMap, has_certificate: bool) -> bool {
 
 /// True for `localhost` and addresses, with a port or without one. Every call passes here: nothing is allocated.
 fn is_address(host: &str) -> bool {
-    let name = host.split_once(':').map_or(host, |(name, _)| name);
-    host.parse::<SocketAddr>().is_ok()
-        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    let name = host.bytes().position(|byte| byte == b':').map_or(host, |colon| &host[..colon]);
+    // Mostly an IPv4 address or this one name, with a port: who parses the whole parses the address and the port twice.
+    name.parse::<Ipv4Addr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
+        || host.parse::<SocketAddr>().is_ok()
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 struct Refusal(ApiError);

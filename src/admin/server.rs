@@ -8,11 +8,13 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::response::Response;
 use axum::{Extension, Router};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -20,11 +22,12 @@ use tokio::sync::watch;
 
 use super::direct::Direct;
 use super::guard::{Caller, Guard};
+use super::heads::Heads;
 use super::{AdminSettings, AdminState, console, guard, operations};
 use crate::tasks::Tasks;
 use crate::tls::{self, Tls};
 
-/// How long a request's head may take.
+/// How long a request's head may take, and a connection wait for the next one; at most twice as long.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before the next accept when one failed, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -86,10 +89,11 @@ struct Front {
 }
 
 impl Front {
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response, Infallible> {
+    async fn answer(&self, mut request: Request<Incoming>) -> Result<Response, Infallible> {
         match self.direct.takes(&request) {
-            Some(push) => Ok(self.direct.answer(push, request, &self.caller).await),
-            None => self.router.call(request).await,
+            Some(push) => Ok(self.direct.answer(&push, &mut request, &self.caller).await),
+            // In a box: else each push would carry the room for the router's futures along.
+            None => Box::pin(self.router.call(request)).await,
         }
     }
 }
@@ -98,20 +102,30 @@ async fn http<S>(stream: S, front: Arc<Front>, mut stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut http = http1::Builder::new();
+    let (mut http, heads) = (http1::Builder::new(), Heads::new());
     // Short answers leave in one plain write, which costs the system less than a vectored one. Who asked is not listened to until
     // it has its answer, for which hyper would take another buffer each time.
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).writev(false).half_close(true);
-    let service = service_fn(move |request| {
+    http.timer(heads.clone()).header_read_timeout(HEADER_TIMEOUT).writev(false).half_close(true);
+    let service = service_fn(|request| {
+        heads.came();
         let front = front.clone();
         async move { front.answer(request).await }
     });
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let mut seldom = FuturesUnordered::new();
+    seldom.push(async {
+        tokio::select! {
+            stopped = stop.wait_for(|stop| *stop) => stopped.is_ok(),
+            () = heads.late(HEADER_TIMEOUT) => false,
+        }
+    });
     let stopped = tokio::select! {
+        biased;
         // A client that breaks off breaks only its own connection.
         _ = connection.as_mut() => return,
-        stopped = stop.wait_for(|stop| *stop) => stopped.is_ok(),
+        // Not looked at with each request: the stream does so only once it was woken.
+        stopped = seldom.next() => stopped.unwrap_or_default(),
     };
     if stopped {
         connection.as_mut().graceful_shutdown();

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, response};
@@ -6,6 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -354,6 +356,26 @@ async fn a_push_is_answered_alike_with_and_without_the_router() {
         let direct = server.ask("POST", &path, &headers[..1], body).await;
         let routed = server.ask("POST", &path, &headers, body).await;
         assert_eq!((direct.0.as_u16(), &direct), (status, &routed), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_finish_a_head_is_let_go_and_one_that_is_answered_at_length_is_not() {
+    let server = Server::start(None).await;
+    let mut slow = TcpStream::connect(server.addr).await.expect("connected");
+    slow.write_all(b"GET /livez HTTP/1.1\r\nhost: loc").await.expect("sent");
+    let watch = Request::get("/v1/watch").header("host", "localhost").body(Full::<Bytes>::default());
+    let stream = TcpStream::connect(server.addr).await.expect("connected");
+    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+    Tasks::new().spawn(connection);
+    let mut lines = send.send_request(watch.expect("a request")).await.expect("an answer").into_body();
+    tokio::time::pause();
+    let started = tokio::time::Instant::now();
+    let mut rest = [0; 100];
+    let end = tokio::time::timeout(Duration::from_secs(21), slow.read(&mut rest)).await;
+    assert_eq!(end.expect("it ends in time").expect("its end"), 0);
+    while started.elapsed().as_secs() < 60 {
+        lines.frame().await.expect("it goes on").expect("a line");
     }
 }
 

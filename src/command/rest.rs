@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,9 +27,9 @@ pub(super) type Delivering = State<Arc<Deliver>>;
 /// How long a push waits for its bytes to be written unless it says so.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
-const JSON: (HeaderName, HeaderValue) = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub struct PushQuery {
     wait: Option<String>,
     timeout: Option<String>,
@@ -67,8 +68,8 @@ pub async fn push_to(
 ) -> Api<Response> {
     let wait = wait_of(query)?;
     match deliver.push(id, payload(headers, body)?, wait).await {
-        Outcome::Queued => Ok((StatusCode::ACCEPTED, [JSON], r#"{"outcome":"queued"}"#).into_response()),
-        Outcome::Written => Ok(([JSON], r#"{"outcome":"written"}"#).into_response()),
+        Outcome::Queued => Ok(told(StatusCode::ACCEPTED, r#"{"outcome":"queued"}"#)),
+        Outcome::Written => Ok(told(StatusCode::OK, r#"{"outcome":"written"}"#)),
         refused => Err(ApiError::of_outcome(refused)),
     }
 }
@@ -231,6 +232,13 @@ fn wait_of(query: &PushQuery) -> Api<Option<Duration>> {
         Ok(timeout) if timeout <= WRITE_TIMEOUT_MAX => Ok(Some(timeout)),
         _ => Err(ApiError::bad_request(format!("expected a timeout of at most 60s such as 500ms, found {text:?}"))),
     }
+}
+
+fn told(status: StatusCode, json: &'static str) -> Response {
+    let mut response = Response::new(Body::from(json));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
 }
 
 /// `text/*` and JSON types are text frames, others binary; without a type, text if it is UTF-8.
