@@ -129,6 +129,10 @@ where
     };
     if stopped {
         connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
+        // What was asked is answered; what is only begun to be asked has its time.
+        tokio::select! {
+            _ = connection => {}
+            () = heads.late(HEADER_TIMEOUT) => {}
+        }
     }
 }

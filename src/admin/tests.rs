@@ -66,7 +66,7 @@ impl Control for Fake {
 struct Server {
     addr: SocketAddr,
     deliver: Arc<Deliver>,
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Server {
@@ -121,7 +121,7 @@ impl Server {
             tasks.clone(),
             stop.subscribe(),
         ));
-        Self { addr, deliver, _stop: stop }
+        Self { addr, deliver, stop }
     }
 
     /// A connection without a socket: what is pushed to it stays in its mailbox.
@@ -371,12 +371,24 @@ async fn a_caller_that_does_not_finish_a_head_is_let_go_and_one_that_is_answered
     let mut lines = send.send_request(watch.expect("a request")).await.expect("an answer").into_body();
     tokio::time::pause();
     let started = tokio::time::Instant::now();
-    let mut rest = [0; 100];
-    let end = tokio::time::timeout(Duration::from_secs(21), slow.read(&mut rest)).await;
+    let end = tokio::time::timeout(Duration::from_secs(21), slow.read(&mut [0; 100])).await;
     assert_eq!(end.expect("it ends in time").expect("its end"), 0);
     while started.elapsed().as_secs() < 60 {
         lines.frame().await.expect("it goes on").expect("a line");
     }
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_holds_up_no_end() {
+    let server = Server::start(None).await;
+    let mut slow = TcpStream::connect(server.addr).await.expect("connected");
+    slow.write_all(b"GET /heal").await.expect("sent");
+    // Who came later is answered: what was sent before has been read.
+    assert_eq!(server.ask("GET", "/healthz", &[], "").await.0, 200);
+    server.stop.send_replace(true);
+    tokio::time::pause();
+    let end = tokio::time::timeout(Duration::from_secs(21), slow.read(&mut [0; 100])).await;
+    assert_eq!(end.expect("it ends in time").expect("its end"), 0);
 }
 
 #[test]
