@@ -45,13 +45,13 @@ const WORKLOADS: &[Workload] = &[
     pure("decode: event name of a 140-byte message", decode, 2_804),
     pure("check: parse it and validate it against a schema", check, 8_384),
     pure("route: the ninth of ten patterns", route, 570),
-    pure("mailbox: push, take, release, by the queue", mailbox, 704),
-    pure("fan-out: one send to a group of 100, by their outlets", fanout, 21_413),
+    pure("mailbox: push, take, release, by the queue", mailbox, 651),
+    pure("fan-out: one send to a group of 100, by their outlets", fanout, 17_611),
     whole("round trip: there and back through an HTTP handler", || round_trips("/plain", 1), 34_087),
     whole("round trip: the same, with a schema", || round_trips("/schema", 1), 36_743),
     whole("round trip: the same, in a batch of its own", || round_trips("/batch", 1), 48_279),
     crowd("round trip: of each of 64 in batches, with a schema", || round_trips("/batch", CROWD), 26_800),
-    whole("push: by REST, written, and its answer", push, 22_586),
+    whole("push: by REST, written, and its answer", push, 19_020),
 ];
 
 /// What the compiler puts inline differs a little from one folder to the next.
