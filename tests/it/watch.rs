@@ -73,6 +73,15 @@ impl Stream {
     }
 }
 
+/// A client that is looked at from its beginning. Who opened the stream after it would at times still be told that it has connected:
+/// the client knows of that before the session does.
+async fn looked_at(holdfast: &Holdfast, connect: impl Future<Output = Client>) -> (Client, Stream) {
+    let mut stream = Stream::open(holdfast, "").await;
+    let client = connect.await;
+    assert_eq!(stream.next().await["kind"], "connected");
+    (client, stream)
+}
+
 /// Waits until so many look. Who has left is noticed by what is written to it.
 async fn watched_by(holdfast: &Holdfast, client: &mut Client, count: usize) {
     let client = tokio::sync::Mutex::new(client);
@@ -220,8 +229,7 @@ async fn a_filter_tells_only_what_fits() {
 async fn what_is_redacted_is_shown_to_nobody_and_a_reload_says_what() {
     let app = Upstream::echo().await;
     let holdfast = Holdfast::start(&app, &format!("redact: [/password, /card/number]\n{ROUTES}")).await;
-    let mut client = holdfast.connect().await;
-    let mut stream = Stream::open(&holdfast, "").await;
+    let (mut client, mut stream) = looked_at(&holdfast, holdfast.connect()).await;
     let text = r#"{"type":"a","password":"hunter2","card":{"number":4242,"name":"Ann"}}"#;
     client.send(text).await;
     client.text().await;
@@ -254,8 +262,8 @@ async fn what_is_redacted_is_shown_to_nobody_and_a_reload_says_what() {
 async fn a_token_on_the_socket_is_never_shown() {
     let (app, issuer) = (Upstream::echo().await, Issuer::start().await);
     let holdfast = tokens::start(&app, &issuer, "", &format!("limits: {{json_depth: 5}}\n{ROUTES}")).await;
-    let mut client = tokens::connect(&holdfast, &issuer.token(&json!({"sub": "ann"}))).await;
-    let mut stream = Stream::open(&holdfast, "").await;
+    let token = issuer.token(&json!({"sub": "ann"}));
+    let (mut client, mut stream) = looked_at(&holdfast, tokens::connect(&holdfast, &token)).await;
     let token = issuer.token(&json!({"sub": "ann", "n": 2}));
     let message = tokens::auth_message(&token);
     client.send(&message).await;
@@ -299,8 +307,7 @@ async fn attempts_are_counted_and_what_is_limited_or_large_or_binary_is_told() {
         &[],
     )
     .await;
-    let mut client = holdfast.connect().await;
-    let mut stream = Stream::open(&holdfast, "").await;
+    let (mut client, mut stream) = looked_at(&holdfast, holdfast.connect()).await;
     client.send(r#"{"type":"again"}"#).await;
     let record = stream.next().await;
     assert_eq!(record["outcome"], "upstream_unavailable");
@@ -326,8 +333,7 @@ async fn attempts_are_counted_and_what_is_limited_or_large_or_binary_is_told() {
 async fn who_reads_too_slowly_misses_some_and_is_told_and_holds_up_nobody() {
     let app = Upstream::echo().await;
     let holdfast = Holdfast::start(&app, ROUTES).await;
-    let mut client = holdfast.connect().await;
-    let mut stream = Stream::open(&holdfast, "").await;
+    let (mut client, mut stream) = looked_at(&holdfast, holdfast.connect()).await;
     let text = format!(r#"{{"type":"a","pad":"{}"}}"#, "x".repeat(5000));
     let mut sent = 0_u64;
     while holdfast.metric("holdfast_watch_missed_total").await == 0.0 {
